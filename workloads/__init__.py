@@ -1,0 +1,1 @@
+"""What is measured. Imports neither bot nor runner."""

@@ -1,0 +1,594 @@
+"""The contract between measuring and judging: frozen values, and the only reader and writer of result JSON (schema 1).
+
+Everything here is standard library, so the bot can read a result without numpy or torch. A value that breaks a rule
+raises `SpecError` where it is built, so a result that exists is a result that holds: finite numbers, known units, unique
+names, values that follow from their raw samples, and texts that cannot act as Markdown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import json
+import math
+import pkgutil
+import re
+import statistics
+import types
+import typing
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from workloads.plan import PlannedWeek
+
+SCHEMA = 1
+
+Unit = Literal["", "x", "%", "s", "ms", "us", "img/s", "TFLOP/s", "GB/s", "MiB", "J", "W", "steps", "count"]
+Kind = Literal["median", "mean", "ratio", "share", "p50", "p95", "p99", "exact"]
+Status = Literal["ok", "error", "crashed", "out of memory", "timeout", "cancelled", "disk full"]
+Command = Literal["bench", "compare", "accept", "retry", "cancel", "status", "post", "kickoff", "help"]
+
+# Texts of a result may reach Markdown, so they cannot hold what Markdown or GitHub act on: no | < > [ ] ` * @ #, no line
+# end, no "//" or "www." (autolinks), no "GH-12" (issue reference).
+TEXT = re.compile(r"[A-Za-z0-9 ._,;:()+/%=^-]{1,160}", re.ASCII)
+ACTIVE_TEXT = re.compile(r"//|www\.|\bgh-\d", re.IGNORECASE)
+NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
+FILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}(\.[a-z0-9]{1,8}){1,2}", re.ASCII)
+RUN = re.compile(r"[cr][1-9][0-9]{0,18}", re.ASCII)
+WEEK = re.compile(r"week(0[1-9]|1[0-6])", re.ASCII)
+COMMIT = re.compile(r"([0-9a-f]{40})?", re.ASCII)
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+LOG_TAIL_CHARS = 4000
+
+
+class SpecError(ValueError):
+    """A value breaks the contract; the text names the field and the rule."""
+
+
+def check(holds: bool, rule: str) -> None:
+    if not holds:
+        raise SpecError(rule)
+
+
+def check_text(text: str, where: str) -> None:
+    check(bool(TEXT.fullmatch(text)) and not ACTIVE_TEXT.search(text),
+          f"{where}: text must be 1-160 of letters, digits, space and ._,;:()+/%=^-, and hold no link")
+
+
+def check_finite(values: Sequence[float], where: str) -> None:
+    check(all(math.isfinite(v) for v in values), f"{where}: NaN and infinity are not measurements")
+
+
+def check_unique(names: Sequence[str], where: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    check(not twice, f"{where}: {', '.join(twice)} given twice")
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """The `percent`-th percentile by linear interpolation between order statistics (Hyndman & Fan type 7, numpy's default)."""
+    ordered = sorted(samples)
+    place = (len(ordered) - 1) * percent / 100
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number, its 95% interval [low, high] and the raw samples both come from.
+
+    value is: median, mean, p50, p95, p99 of `samples`; ratio = median(baseline) / median(samples), so a time ratio above
+    1 is a speed-up; share = samples[0] hits of samples[1] trials; exact = the one sample, counted and not sampled.
+    Raises SpecError where value does not follow from the samples (relative 1e-6) or lies outside its interval.
+    """
+
+    kind: Kind
+    value: float
+    low: float
+    high: float
+    samples: tuple[float, ...]
+    baseline: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(len(self.samples) > 0, "an estimate needs raw samples")
+        check_finite((self.value, self.low, self.high, *self.samples, *self.baseline), "estimate")
+        check(self.low <= self.value <= self.high, "an estimate lies inside its interval")
+        check((self.kind == "ratio") == bool(self.baseline), "a ratio, and only a ratio, has a baseline")
+        if self.kind == "share":
+            check(len(self.samples) == 2 and 0 <= self.samples[0] <= self.samples[1] and self.samples[1] > 0,
+                  "the samples of a share are hits and trials")
+        if self.kind == "exact":
+            check(len(self.samples) == 1, "an exact value has one sample")
+        if self.kind == "ratio":
+            check(statistics.median(self.samples) > 0, "a ratio is of positive samples")
+        derived = self.derived()
+        check(math.isclose(self.value, derived, rel_tol=1e-6, abs_tol=1e-12),
+              f"the value {self.value:.6g} does not follow from its samples ({self.kind} is {derived:.6g})")
+
+    def derived(self) -> float:
+        match self.kind:
+            case "median":
+                return statistics.median(self.samples)
+            case "mean":
+                return statistics.fmean(self.samples)
+            case "ratio":
+                return statistics.median(self.baseline) / statistics.median(self.samples)
+            case "share":
+                return self.samples[0] / self.samples[1]
+            case "p50" | "p95" | "p99":
+                return percentile(self.samples, float(self.kind[1:]))
+            case "exact":
+                return self.samples[0]
+
+
+def pooled(estimates: Sequence[Estimate]) -> Estimate:
+    """The same number from several independent processes: the median process, and an interval that covers every one."""
+    if len(estimates) == 1:
+        return estimates[0]
+    values = tuple(e.value for e in estimates)
+    return Estimate("median", statistics.median(values), min(e.low for e in estimates), max(e.high for e in estimates), values)
+
+
+# ---------------------------------------------------------------------------------------------------- the promise
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measured number under its field name. `detail` says where it was seen (model, batch size, rung of the ladder);
+    `proxy` names what stood in for something absent, and then the number never scores a target."""
+
+    name: str
+    text: str
+    unit: Unit
+    better: Literal["higher", "lower"]
+    estimate: Estimate
+    detail: str = ""
+    proxy: str = ""
+
+    def __post_init__(self) -> None:
+        check(bool(NAME.fullmatch(self.name)), "metric name: lower-case letters, digits and _, at most 48")
+        check_text(self.text, f"metric {self.name}")
+        if self.detail:
+            check_text(self.detail, f"metric {self.name}, detail")
+        if self.proxy:
+            check_text(self.proxy, f"metric {self.name}, proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound the week promises to meet. Judged by the worse end of the measured interval; where `proof` names another
+    target (a correctness metric), only if that one is met too."""
+
+    name: str
+    text: str
+    op: Literal[">=", "<="]
+    bound: float
+    unit: Unit
+    proof: str = ""
+
+    def measured(self, estimate: Estimate, *, detail: str = "", proxy: str = "") -> Metric:
+        """The metric for this target; name, text and unit come from here, so they are written once."""
+        return Metric(self.name, self.text, self.unit, "higher" if self.op == ">=" else "lower", estimate, detail, proxy)
+
+
+@dataclass(frozen=True, slots=True)
+class Deliverable:
+    """One thing the plan says will exist: shown by targets met (`by`), by files of a judged run (`files`), or both."""
+
+    text: str
+    by: tuple[Target, ...] = ()
+    files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(bool(self.by or self.files), f"deliverable {self.text!r}: say what proves it")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A week's promise: the plan's week, what is measured for it and what proves each deliverable."""
+
+    plan: PlannedWeek
+    name: str
+    targets: tuple[Target, ...]
+    deliverables: tuple[Deliverable, ...]
+    headline: Target
+    timeout_min: int = 15
+
+    def __post_init__(self) -> None:
+        names = [t.name for t in self.targets]
+        check_unique(names, f"{self.key} targets")
+        check(self.headline in self.targets, f"{self.key}: the headline is one of the targets")
+        check(all(t.proof in ("", *names) for t in self.targets), f"{self.key}: a proof names a target of this week")
+        check(tuple(d.text for d in self.deliverables) == self.plan.deliverables, f"{self.key}: deliverables are the plan's, in its words")
+
+    @property
+    def key(self) -> str:
+        """The week's name in commands, paths and results: "week07"."""
+        return self.plan.key
+
+    @property
+    def folder(self) -> str:
+        return f"{self.key}_{self.name}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files a run may leave beside result.json; anything else in an artifact is refused."""
+        return tuple(dict.fromkeys(name for d in self.deliverables for name in d.files))
+
+    def target(self, name: str) -> Target | None:
+        return next((t for t in self.targets if t.name == name), None)
+
+
+@functools.cache
+def discover() -> dict[str, Workload]:
+    """Every week's promise by key ("week01"), in order: each folder workloads/weekNN_name that is a package."""
+    import workloads
+
+    folders = sorted(m.name for m in pkgutil.iter_modules(workloads.__path__) if re.fullmatch(r"week\d\d_[a-z0-9_]+", m.name))
+    found = [importlib.import_module(f"workloads.{name}").WORKLOAD for name in folders]
+    for name, workload in zip(folders, found, strict=True):
+        check(name == workload.folder, f"workloads/{name} holds the promise of {workload.folder}")
+    check_unique([w.key for w in found], "workloads")
+    return {w.key: w for w in found}
+
+
+# ---------------------------------------------------------------------------------------------------- what is observed
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    unit: Unit = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """How to draw a table; `x`, `y`, `by`, `low`, `high` are names of its columns.
+
+    lines: y over a numeric x, one line for each value of `by`, a bar from `low` to `high` at each point;
+    bars: y for each text x; stacked: y stacked over `by` for each text x. `marks` are horizontal reference lines at y.
+    """
+
+    kind: Literal["lines", "bars", "stacked"]
+    x: str
+    y: str
+    by: str = ""
+    low: str = ""
+    high: str = ""
+    marks: tuple[float, ...] = ()
+    log_x: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text, numbers and gaps (None); `chart` makes it a plot too, in <name>.png."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    chart: Chart | None = None
+
+    def __post_init__(self) -> None:
+        check(bool(NAME.fullmatch(self.name)), "table name: lower-case letters, digits and _, at most 48")
+        check_text(self.title, f"table {self.name}")
+        names = [c.name for c in self.columns]
+        check_unique(names, f"table {self.name}, columns")
+        for name in names:
+            check_text(name, f"table {self.name}, column")
+        for row in self.rows:
+            check(len(row) == len(names), f"table {self.name}: a row has {len(names)} cells")
+            for cell in row:
+                if isinstance(cell, str):
+                    check_text(cell, f"table {self.name}, cell")
+                elif cell is not None:
+                    check_finite((cell,), f"table {self.name}")
+        if self.chart:
+            c = self.chart
+            check(all(n in names for n in (c.x, c.y) + tuple(n for n in (c.by, c.low, c.high) if n)), f"table {self.name}: a chart names columns of its table")
+            check_finite(c.marks, f"table {self.name}, marks")
+
+    def column(self, name: str) -> tuple[Cell, ...]:
+        place = [c.name for c in self.columns].index(name)
+        return tuple(row[place] for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one process of a week saw: never a judgement.
+
+    `primary` tables are shown first; `not_measured` gives, by target name, why a target has no metric; `notes` are plain
+    sentences for the report's details.
+    """
+
+    metrics: tuple[Metric, ...]
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    not_measured: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_unique([m.name for m in self.metrics], "metrics")
+        check_unique([t.name for t in self.tables], "tables")
+        for note in (*self.notes, *(why for _, why in self.not_measured)):
+            check_text(note, "note")
+
+    def metric(self, name: str) -> Metric | None:
+        return next((m for m in self.metrics if m.name == name), None)
+
+
+def check_kept(workload: Workload, observed: Observed) -> None:
+    """Raise SpecError unless `observed` speaks to every target of `workload`, once, in its unit and direction."""
+    excused = dict(observed.not_measured)
+    for target in workload.targets:
+        metric = observed.metric(target.name)
+        check((metric is None) == (target.name in excused),
+              f"{workload.key}: target {target.name} must be measured, or not measured with a reason, and not both")
+        if metric is not None:
+            check(metric.unit == target.unit, f"{workload.key}: {target.name} is in {metric.unit or 'no unit'}, the target in {target.unit or 'no unit'}")
+            check(metric == target.measured(metric.estimate, detail=metric.detail, proxy=metric.proxy), f"{workload.key}: {target.name} was renamed")
+    for name in excused:
+        check(workload.target(name) is not None, f"{workload.key}: {name} is no target")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a week's run(ctx) is given. `batch` overrides the week's batch size; `smoke` asks for the same code, tiny, on a
+    CPU in under 30 s; `progress` takes one line for the person who waits."""
+
+    out: Path
+    device: Literal["cuda", "cpu"]
+    smoke: bool = False
+    batch: int | None = None
+    gpus: int = 1
+    profile: bool = False
+    seed: int = 0
+    progress: Callable[[str], None] = print
+
+
+# ---------------------------------------------------------------------------------------------------- a run
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command asks for: enums and integers only, so that it may travel as one line of JSON.
+
+    `week` is a key, "all", or None where the issue says it; `vs` and `runs` are the numbers of run ids.
+    """
+
+    command: Command
+    week: str | None = None
+    smoke: bool = False
+    batch: int | None = None
+    gpus: int = 1
+    repeat: int = 1
+    profile: bool = False
+    vs: int | None = None
+    dry_run: bool = False
+    runs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(self.week is None or self.week == "all" or bool(WEEK.fullmatch(self.week)), "week: week01 to week16, or all")
+        check(self.batch is None or 1 <= self.batch <= 9999, "batch: 1 to 9999")
+        check(1 <= self.gpus <= 8, "gpus: 1 to 8")
+        check(1 <= self.repeat <= 20, "repeat: 1 to 20")
+        check(all(0 < run < 10**19 for run in (*self.runs, *((self.vs,) if self.vs is not None else ()))), "a run is c<comment id>")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What ran where. `packages` are (name, version) of the libraries that matter; `gpu` is "" on a machine without one."""
+
+    gpu: str
+    gpus: int
+    gpu_memory_mib: int
+    driver: str
+    cpu: str
+    cores: int
+    memory_mib: int
+    system: str
+    python: str
+    packages: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        for text in (self.gpu, self.driver, self.cpu, self.system, self.python, *(t for pair in self.packages for t in pair)):
+            if text:
+                check_text(text, "machine")
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """NVML's view of a run, sampled every `period_s` seconds: clocks in MHz, temperature in Celsius, power in watts.
+
+    `throttled` holds (reason, share of the samples under load that had it); `foreign` counts other processes seen on the GPU.
+    """
+
+    period_s: float
+    samples: int
+    sm_clock_median: int
+    sm_clock_lowest: int
+    sm_clock_limit: int
+    temperature_highest: int
+    power_median: float
+    power_highest: float
+    memory_highest_mib: int
+    throttled: tuple[tuple[str, float], ...]
+    foreign: int
+
+    def __post_init__(self) -> None:
+        check_finite((self.period_s, self.power_median, self.power_highest, *(share for _, share in self.throttled)), "telemetry")
+        for reason, _ in self.throttled:
+            check_text(reason, "telemetry")
+
+
+# Thresholds of validity: a hardware slow-down at any time, or a software limit for more than 5% of the samples under load,
+# changes what was measured (nvbench discards a sample below 75% of the default clock for the same reason).
+HARD_REASONS = ("hardware slowdown", "hardware thermal slowdown", "hardware power brake")
+SOFT_SHARE = 0.05
+HOTTEST_C = 87
+LOWEST_CLOCK_SHARE = 0.75
+
+
+def faults(telemetry: Telemetry) -> tuple[str, ...]:
+    """Why a run must not enter history, in plain words; empty where nothing speaks against it."""
+    found = []
+    for reason, share in telemetry.throttled:
+        if share > (0 if reason in HARD_REASONS else SOFT_SHARE):
+            found.append(f"{reason} in {share:.0%} of samples")
+    if telemetry.temperature_highest > HOTTEST_C:
+        found.append(f"GPU at {telemetry.temperature_highest} C")
+    if telemetry.foreign:
+        found.append(f"{telemetry.foreign} other processes on the GPU")
+    if telemetry.sm_clock_limit and telemetry.sm_clock_median < LOWEST_CLOCK_SHARE * telemetry.sm_clock_limit:
+        found.append(f"SM clock at {telemetry.sm_clock_median} of {telemetry.sm_clock_limit} MHz")
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run has no result: one sentence for people, and the end of its log (untrusted text)."""
+
+    message: str
+    log_tail: str = ""
+
+    def __post_init__(self) -> None:
+        check(0 < len(self.message) <= 400, "failure: a message of 1 to 400 characters")
+        check(len(self.log_tail) <= LOG_TAIL_CHARS, f"failure: a log tail of at most {LOG_TAIL_CHARS} characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All that leaves the GPU: what was asked, what ran where, what was observed; one `Observed` for each process."""
+
+    run: str
+    request: Request
+    commit: str
+    started: str
+    duration_s: float
+    status: Status
+    machine: Machine
+    telemetry: Telemetry | None = None
+    failure: Failure | None = None
+    observed: tuple[Observed, ...] = ()
+    files: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        check(self.schema == SCHEMA, f"schema {self.schema} is not {SCHEMA}")
+        check(bool(RUN.fullmatch(self.run)), "run: c<comment id>, or r<time> for a run started by hand")
+        check(self.request.command == "bench" and self.request.week not in (None, "all"), "a result is of one week")
+        check(bool(COMMIT.fullmatch(self.commit)), "commit: 40 hexadecimal digits, or nothing")
+        check(bool(MOMENT.fullmatch(self.started)), "started: 2026-11-23T15:49:22Z")
+        check(math.isfinite(self.duration_s) and self.duration_s >= 0, "duration_s: seconds")
+        check((self.status == "ok") == (self.failure is None), "a failure, and only a failure, says why")
+        check(self.status != "ok" or len(self.observed) == self.request.repeat, "one observation for each process asked for")
+        check(all(FILE.fullmatch(name) for name in self.files), "files: plain lower-case names")
+        check_unique(self.files, "files")
+
+    @property
+    def week(self) -> str:
+        assert self.request.week is not None, "checked when it was built"
+        return self.request.week
+
+    def pooled(self) -> Observed | None:
+        """The processes as one: each metric pooled, tables and notes of the first; None where nothing was observed."""
+        if not self.observed:
+            return None
+        first, *others = self.observed
+        both = [[o.metric(m.name) for o in others] for m in first.metrics]
+        metrics = tuple(dataclasses.replace(m, estimate=pooled([m.estimate, *(o.estimate for o in more if o)]))
+                        for m, more in zip(first.metrics, both, strict=True))
+        return dataclasses.replace(first, metrics=metrics)
+
+
+# ---------------------------------------------------------------------------------------------------- JSON
+
+T = TypeVar("T")
+
+
+def dumps(value: Any) -> str:
+    """JSON of one of this module's values: one line for a Request, indented and stable for a Result."""
+    plain = dataclasses.asdict(value)
+    if isinstance(value, Request):
+        return json.dumps(plain, allow_nan=False, separators=(",", ":"))
+    return _compact(json.dumps(plain, allow_nan=False, indent=1)) + "\n"
+
+
+def _compact(text: str) -> str:
+    """Lists of plain numbers and strings on one line, so that raw samples do not take a line each."""
+    # A raw line end is never inside a JSON string, so "[" + line end is always the start of a list.
+    return re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda m: "[" + re.sub(r",\n\s*", ", ", m.group(1)) + "]", text)
+
+
+def loads(kind: type[T], text: str | bytes) -> T:
+    """`text` as a `kind` (Result, Request, Observed...), strictly. Raises SpecError for anything else: broken JSON, NaN,
+    1e999, a key given twice, an unknown or missing field, a wrong type, nesting without end."""
+    try:
+        plain = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
+    except SpecError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"not JSON: {type(error).__name__}") from error
+    return typing.cast(T, _decode(kind, plain, kind.__name__))
+
+
+def _refuse_constant(name: str) -> None:
+    raise SpecError(f"{name} is not a measurement")
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    check_unique([key for key, _ in pairs], "JSON")
+    return dict(pairs)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _decode(kind: Any, plain: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        check(isinstance(plain, dict), f"{where}: an object is needed")
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        unknown = [key for key in plain if key not in fields]
+        check(not unknown, f"{where}: {len(unknown)} unknown fields")
+        missing = [name for name, f in fields.items() if name not in plain and f.default is dataclasses.MISSING]
+        check(not missing, f"{where}: {', '.join(missing)} missing")
+        hints = _hints(typing.cast(type, kind))
+        return typing.cast(type, kind)(**{key: _decode(hints[key], value, f"{where}.{key}") for key, value in plain.items()})
+    if origin is Literal:
+        check(any(plain == a and type(plain) is type(a) for a in arguments), f"{where}: one of {', '.join(map(repr, arguments))} is needed")
+        return plain
+    if origin in (typing.Union, types.UnionType):
+        if plain is None and type(None) in arguments:
+            return None
+        fitting = [a for a in arguments if _fits(a, plain)]
+        check(bool(fitting), f"{where}: a value of another type is needed")
+        return _decode(fitting[0], plain, where)
+    if origin is tuple:
+        check(isinstance(plain, list), f"{where}: a list is needed")
+        each = [arguments[0]] * len(plain) if arguments[-1] is Ellipsis else list(arguments)
+        check(len(each) == len(plain), f"{where}: {len(each)} items are needed")
+        return tuple(_decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(each, plain, strict=True)))
+    check(_fits(kind, plain), f"{where}: {kind.__name__} is needed")
+    if kind is float:
+        check(abs(plain) < 1e300, f"{where}: too large")
+        return float(plain)
+    return plain
+
+
+def _fits(kind: Any, plain: Any) -> bool:
+    if dataclasses.is_dataclass(kind):
+        return isinstance(plain, dict)
+    if kind is float:
+        return type(plain) in (int, float)
+    return type(plain) is kind
