@@ -59,6 +59,14 @@ def check_text(text: str, where: str) -> None:
           f"{where}: text must be 1-160 of letters, digits, space and ._,;:()+/%=^-, and hold no link")
 
 
+def plain_text(text: str) -> str:
+    """`text` from outside (a processor's name, an exception) made to pass `check_text`; "unnamed" where nothing is left."""
+    spaced = " ".join(re.sub(r"[^A-Za-z0-9 ._,;:()+/%=^-]", " ", text).split())
+    for active, harmless in ((r"//+", "/"), (r"(?i)www\.", "www "), (r"(?i)\bgh-(?=\d)", "gh ")):
+        spaced = re.sub(active, harmless, spaced)
+    return spaced[:160].strip() or "unnamed"
+
+
 def check_finite(values: Sequence[float], where: str) -> None:
     check(all(math.isfinite(v) for v in values), f"{where}: NaN and infinity are not measurements")
 
@@ -206,6 +214,8 @@ class Workload:
         check_unique(names, f"{self.key} targets")
         check(self.headline in self.targets, f"{self.key}: the headline is one of the targets")
         check(all(t.proof in ("", *names) for t in self.targets), f"{self.key}: a proof names a target of this week")
+        proofs = [self.target(t.proof) for t in self.targets]
+        check(all(not proof.proof for proof in proofs if proof), f"{self.key}: a proof stands on its own")
         check(tuple(d.text for d in self.deliverables) == self.plan.deliverables, f"{self.key}: deliverables are the plan's, in its words")
 
     @property
@@ -294,7 +304,8 @@ class Table:
                     check_finite((cell,), f"table {self.name}")
         if self.chart:
             c = self.chart
-            check(all(n in names for n in (c.x, c.y) + tuple(n for n in (c.by, c.low, c.high) if n)), f"table {self.name}: a chart names columns of its table")
+            used = {c.x, c.y, *filter(None, (c.by, c.low, c.high))}
+            check(used <= set(names), f"table {self.name}: a chart names columns of its table")
             check_finite(c.marks, f"table {self.name}, marks")
 
     def column(self, name: str) -> tuple[Cell, ...]:
@@ -333,8 +344,10 @@ def check_kept(workload: Workload, observed: Observed) -> None:
         check((metric is None) == (target.name in excused),
               f"{workload.key}: target {target.name} must be measured, or not measured with a reason, and not both")
         if metric is not None:
-            check(metric.unit == target.unit, f"{workload.key}: {target.name} is in {metric.unit or 'no unit'}, the target in {target.unit or 'no unit'}")
-            check(metric == target.measured(metric.estimate, detail=metric.detail, proxy=metric.proxy), f"{workload.key}: {target.name} was renamed")
+            check(metric.unit == target.unit,
+                  f"{workload.key}: {target.name} is in {metric.unit or 'no unit'}, the target in {target.unit or 'no unit'}")
+            check(metric == target.measured(metric.estimate, detail=metric.detail, proxy=metric.proxy),
+                  f"{workload.key}: {target.name} was renamed")
     for name in excused:
         check(workload.target(name) is not None, f"{workload.key}: {name} is no target")
 
@@ -429,9 +442,11 @@ class Telemetry:
             check_text(reason, "telemetry")
 
 
-# Thresholds of validity: a hardware slow-down at any time, or a software limit for more than 5% of the samples under load,
-# changes what was measured (nvbench discards a sample below 75% of the default clock for the same reason).
+# Thresholds of validity: a hardware slow-down at any time, or a thermal limit for more than 5% of the samples under load,
+# changes what was measured. A GPU at its power cap does what it was built for, and both arms of a comparison share it: there
+# the clock decides (nvbench discards a sample below 75% of the default clock).
 HARD_REASONS = ("hardware slowdown", "hardware thermal slowdown", "hardware power brake")
+POWER_CAP = "software power cap"
 SOFT_SHARE = 0.05
 HOTTEST_C = 87
 LOWEST_CLOCK_SHARE = 0.75
@@ -441,12 +456,12 @@ def faults(telemetry: Telemetry) -> tuple[str, ...]:
     """Why a run must not enter history, in plain words; empty where nothing speaks against it."""
     found = []
     for reason, share in telemetry.throttled:
-        if share > (0 if reason in HARD_REASONS else SOFT_SHARE):
+        if reason != POWER_CAP and share > (0 if reason in HARD_REASONS else SOFT_SHARE):
             found.append(f"{reason} in {share:.0%} of samples")
     if telemetry.temperature_highest > HOTTEST_C:
         found.append(f"GPU at {telemetry.temperature_highest} C")
     if telemetry.foreign:
-        found.append(f"{telemetry.foreign} other processes on the GPU")
+        found.append(f"{telemetry.foreign} other process{'es' if telemetry.foreign > 1 else ''} on the GPU")
     if telemetry.sm_clock_limit and telemetry.sm_clock_median < LOWEST_CLOCK_SHARE * telemetry.sm_clock_limit:
         found.append(f"SM clock at {telemetry.sm_clock_median} of {telemetry.sm_clock_limit} MHz")
     return tuple(found)
@@ -583,6 +598,8 @@ def _decode(kind: Any, plain: Any, where: str) -> Any:
     if kind is float:
         check(abs(plain) < 1e300, f"{where}: too large")
         return float(plain)
+    if kind is int:
+        check(abs(plain) < 10**19, f"{where}: too large")
     return plain
 
 

@@ -1,0 +1,150 @@
+"""Week 01's own mathematics against independent answers, and its smoke run on a CPU from end to end."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from workloads import scenes
+from workloads.spec import Context, check_kept, discover
+from workloads.week01_compile import run
+from workloads.week01_compile.arms import Trainer, compiled, work_of
+from workloads.week01_compile.kernels import Span, break_down, class_of, read_trace
+from workloads.week01_compile.ladder import EAGER, Row
+from workloads.week01_compile.models import FULL, SMOKE, UNet, build
+from workloads.week01_compile.precompile import cold_seconds
+
+
+def test_kernel_time_is_summed_by_class_and_idle_is_what_no_kernel_covers() -> None:
+    spans = (Span("sm90_xmma_gemm_bf16", 0, 1000), Span("triton_poi_fused_add", 500, 1000), Span("Memcpy DtoD", 3000, 1000))
+    seen = break_down(spans)
+    assert seen.milliseconds == {"matmul and conv": 1.0, "fused by compile": 1.0, "copy": 1.0}
+    assert (seen.busy_ms, seen.wall_ms, seen.idle_share) == (2.5, 4.0, 0.375)
+
+
+def test_a_trace_without_kernels_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no GPU work"):
+        break_down(())
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("void cudnn::bn_fw_tr_1C11_kernel_NCHW<float>", "norm"),
+    ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add>", "elementwise"),
+    ("triton_tem_fused_mm_3", "matmul and conv"),
+    ("triton_red_fused_native_group_norm_7", "fused by compile"),
+    ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimizer"),
+    ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "attention"),
+    ("a_kernel_nobody_knows", "other"),
+])
+def test_kernels_are_classed_by_the_names_that_libraries_give_them(name: str, kind: str) -> None:
+    assert class_of(name) == kind
+
+
+def test_a_trace_is_cut_at_its_labels(tmp_path: Path) -> None:
+    events = [
+        {"ph": "X", "cat": "user_annotation", "name": "net eager", "ts": 100, "dur": 50},
+        {"ph": "X", "cat": "kernel", "name": "before", "ts": 10, "dur": 5},
+        {"ph": "X", "cat": "kernel", "name": "inside", "ts": 120, "dur": 5},
+        {"ph": "M", "name": "process_name"},
+    ]
+    path = tmp_path / "trace.json.gz"
+    path.write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
+    assert read_trace(path, ["net eager", "absent"]) == {"net eager": [Span("inside", 120.0, 5.0)]}
+
+
+def test_flops_and_bytes_of_a_linear_layer_are_counted() -> None:
+    layer, x = nn.Linear(64, 32, bias=False), torch.randn(8, 64)
+    work = work_of(lambda: layer(x))
+    assert work.flops == 2 * 8 * 64 * 32
+    assert work.unfused_bytes == 4 * (8 * 64 + 64 * 32 + 8 * 32)
+
+
+def test_the_reference_of_a_chunked_batch_is_that_of_the_whole_batch() -> None:
+    study = SMOKE[2]
+    trainer = Trainer(study, "cpu", run.REFERENCE_CHUNK + 1, 0, smoke=True)
+    logits, gradients = run._reference(trainer)
+    model = build(study, smoke=True, seed=0).double()
+    out = model(trainer.images.double())
+    nn.functional.cross_entropy(out, trainer.labels).backward()
+    torch.testing.assert_close(logits, out.detach())
+    for mine, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad)
+
+
+def test_distance_is_relative_and_counts_all_tensors_together() -> None:
+    assert run._distance([torch.tensor([3.0]), torch.tensor([0.0])], [torch.tensor([0.0]), torch.tensor([4.0])]) == pytest.approx(1.25)
+
+
+def test_a_compiled_step_has_the_gradients_of_the_eager_step() -> None:
+    trainer = Trainer(SMOKE[1], "cpu", 2, 0, smoke=True)
+    reference = run._reference(trainer)
+    eager = run._training_error(trainer, trainer.forward, reference)
+    traced = run._training_error(trainer, compiled(trainer.forward, "default", "cpu"), reference)
+    assert 0 < eager[1] < 0.05  # bf16 autocast against float64
+    assert traced[1] <= 1.5 * eager[1]
+
+
+def test_a_rung_further_from_fp64_than_eager_allows_cannot_win() -> None:
+    row = Row(SMOKE[0], "train", 4, work_of(lambda: torch.ones(2) + 1))
+    row.times = {EAGER: (4.0,) * 6, "default": (2.0,) * 6, "max-autotune": (1.0,) * 6}
+    row.errors = {EAGER: (0.01, 0.01), "default": (0.015, 0.01), "max-autotune": (0.01, 0.02)}
+    assert row.best() == "default"
+    row.errors["default"] = (0.0151, 0.01)
+    assert row.best() is None
+
+
+def test_compiling_that_takes_too_long_is_named_and_left_out() -> None:
+    said: list[str] = []
+    assert cold_seconds([(SMOKE[1], "latency", 1, ("default",))], device="cpu", smoke=True, limit_s=0.01, progress=said.append) == {}
+    assert said == ["ViT 2 layers latency: default did not compile within 0 s"]
+
+
+def test_a_network_that_does_not_compile_is_a_fault() -> None:
+    with pytest.raises(RuntimeError, match="did not compile"):
+        cold_seconds([(SMOKE[1], "latency", 1, ("default",))], device="nowhere", smoke=True, limit_s=60, progress=print)
+
+
+def test_full_networks_are_the_ones_the_plan_names() -> None:
+    millions = {s.key: sum(p.numel() for p in build(s, smoke=False, seed=0).parameters()) / 1e6 for s in FULL}
+    assert millions == pytest.approx({"resnet50": 23.5, "vit_b16": 85.8, "unet": 8.5}, abs=0.3)
+
+
+def test_the_unet_labels_every_pixel() -> None:
+    assert UNet(width=8, classes=9)(torch.zeros(2, 3, 32, 32)).shape == (2, 9, 32, 32)
+
+
+def test_scenes_repeat_by_seed_and_their_masks_are_the_labelled_shape() -> None:
+    one, again, other = (scenes.render(64, 48, seed, "cpu") for seed in (1, 1, 2))
+    assert torch.equal(one.images, again.images)
+    assert not torch.equal(one.images, other.images)
+    for label, mask in zip(one.labels, one.masks, strict=True):
+        assert set(mask.unique().tolist()) == {0, int(label) + 1}
+    covered = (one.masks > 0).float().mean((1, 2))
+    assert 0.02 < float(covered.min()) and float(covered.max()) < 0.4
+
+
+def test_a_circle_covers_its_area() -> None:
+    scene = scenes.render(256, 96, 3, "cpu")
+    circles = scene.masks[scene.labels == scenes.SHAPES.index("circle")] > 0
+    area = circles.float().mean((1, 2)) * 4  # of the square [-1, 1]^2
+    radius = (area / torch.pi).sqrt() / 0.85
+    assert 0.34 < float(radius.min()) and float(radius.max()) < 0.61
+
+
+def test_smoke_run_keeps_the_promise(tmp_path: Path) -> None:
+    said: list[str] = []
+    observed = run.run(Context(tmp_path, "cpu", smoke=True, progress=said.append))
+    workload = discover()["week01"]
+    check_kept(workload, observed)
+    assert [p.name for p in tmp_path.iterdir()] == list(workload.files)
+    assert {t.name for t in observed.tables if t.chart} == {"speedup", "kernel_time"}
+    parity = observed.metric("parity")
+    assert parity is not None and parity.estimate.value == 1.0
+    regimes = {row[1] for t in observed.tables if t.name == "ladder" for row in t.rows}
+    assert regimes == {"train", "throughput", "latency"}
+    assert any("UNet c8 latency" in line for line in said)

@@ -1,0 +1,429 @@
+"""The only clock: interleaved A/B timing with raw samples, and the intervals, memory and energy that go with them.
+
+How a time is taken, and why
+- A and B share one process and alternate in short blocks, in an order shuffled each round, so that clock drift, heat and
+  neighbours fall on both. One sample is one block; the blocks of a round are a pair.
+- hot: `calls` calls between two CUDA events without any host synchronisation, caches warm: throughput.
+- cold: the L2 cache is overwritten before each call, outside the events that surround the call. nvbench calls the two
+  "batch" and "cold"; they are different numbers, so a table never mixes them.
+- latency: host clock from the call until the device is idle again: what one request waits.
+- What the events themselves add to a lone call is measured and taken off (`Timings.overhead_us`); over a hot block of
+  30 ms it is under 0.02% and stays.
+- The garbage collector is off while a block runs. On the CPU every mode uses the host clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from workloads.spec import Estimate, Kind, percentile
+
+Device = Literal["cuda", "cpu"]
+Mode = Literal["hot", "cold", "latency"]
+Call = Callable[[], object]
+T = TypeVar("T")
+
+RESAMPLES = 4000
+Z95 = 1.959963984540054  # two-sided 95% point of the normal distribution
+SETTLED = 0.01  # three warm-up windows that agree this well end the warm-up
+WARMUP_CAP = 4  # a warm-up lasts at most this many times the time asked for
+SIGNIFICANT = 7  # decimal digits kept of a raw sample: finer than any timer here, and shorter to store
+
+# A flush writes at least twice the L2 cache (H100: 50 MB). It also gives the host a head start of about 0.1 ms on the GPU,
+# so that a short kernel is queued before its start event fires and launch latency does not count as kernel time.
+FLUSH_BYTES = 256 * 2**20
+CPU_FLUSH_BYTES = 64 * 2**20  # last-level caches of common servers are 32-64 MB a socket
+
+
+# ---------------------------------------------------------------------------------------------------- time
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds a call, one sample for each block, by arm; `timings["eager"]` is the shorthand for `samples["eager"]`.
+
+    `settled` says whether warm-up ended because three windows agreed within 1%, and not at its cap of `warmup_s` seconds;
+    `calls` are the calls of one block; `overhead_us` is what the events added to each call of a cold block (taken off).
+    """
+
+    mode: Mode
+    samples: Mapping[str, tuple[float, ...]]
+    settled: bool
+    warmup_s: float
+    calls: Mapping[str, int]
+    overhead_us: float = 0.0
+
+    def __getitem__(self, arm: str) -> tuple[float, ...]:
+        return self.samples[arm]
+
+
+def time_interleaved(arms: Mapping[str, Call], *, device: Device, mode: Mode = "hot", blocks: int = 20, block_ms: float = 30.0,
+                     warmup_s: float = 3.0, seed: int = 0, progress: Callable[[str], None] | None = None) -> Timings:
+    """Time the calls of `arms` side by side: `blocks` rounds, in each one block of about `block_ms` for every arm.
+
+    Warm-up runs whole rounds for at least `warmup_s` seconds and until three successive rounds agree within 1% for every
+    arm, at most four times `warmup_s` (three rounds in any case). Give an arm twice under two names to see the noise.
+    Raises ValueError where there is nothing to time; what a call raises passes through.
+    """
+    if not arms or blocks < 1 or block_ms <= 0 or warmup_s < 0:
+        raise ValueError("timing needs at least one arm, one block, a block length above 0 and no negative warm-up")
+    watch = _watch(device, mode)
+    order = random.Random(seed)
+    with _quiet_collector():
+        calls, warm_s, settled = _warm(watch, arms, block_ms, warmup_s)
+        if progress:
+            progress(f"{mode}: warm after {warm_s:.1f} s, {'settled' if settled else 'not settled within 1%'}")
+        taken: dict[str, list[float]] = {arm: [] for arm in arms}
+        for _ in range(blocks):
+            for arm in order.sample(list(arms), len(arms)):
+                taken[arm].append(_kept(watch.block(arms[arm], calls[arm])[0]))
+    if progress:
+        seen = ", ".join(f"{arm} {statistics.median(ms):.4g} ms x {calls[arm]}" for arm, ms in taken.items())
+        progress(f"{mode}: {blocks} blocks of {seen}")
+    return Timings(mode, {arm: tuple(ms) for arm, ms in taken.items()}, settled, warm_s, calls, watch.overhead_ms * 1000)
+
+
+def seconds(make: Callable[[], T]) -> tuple[T, float]:
+    """What `make` returns and the wall seconds it took, from an idle device to an idle device: for things done once."""
+    _synchronise()
+    start = time.perf_counter()
+    value = make()
+    _synchronise()
+    return value, _kept(time.perf_counter() - start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """How one block is timed: (call, calls) -> the sample, and what a call took of the block's length; both in ms."""
+
+    block: Callable[[Call, int], tuple[float, float]]
+    overhead_ms: float = 0.0
+
+
+def _watch(device: Device, mode: Mode) -> _Watch:
+    if device == "cpu":
+        if mode == "hot":
+            return _Watch(_host_block)
+        before = torch.empty(CPU_FLUSH_BYTES, dtype=torch.int8).zero_ if mode == "cold" else _nothing
+        return _Watch(functools.partial(_lone_block, before, _nothing))
+    if mode == "latency":
+        return _Watch(functools.partial(_lone_block, _nothing, torch.cuda.synchronize))
+    if mode == "hot":
+        start, end = _events(2)
+        return _Watch(functools.partial(_hot_block, start, end))
+    l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+    flush = torch.empty(max(FLUSH_BYTES, 2 * l2_bytes), dtype=torch.int8, device="cuda")
+    pool: list[torch.cuda.Event] = []  # grows to what the largest block needs, then is used again
+    overhead_ms = _event_overhead_ms(flush.zero_, pool)
+    return _Watch(functools.partial(_cold_block, flush.zero_, pool, overhead_ms), overhead_ms)
+
+
+def _hot_block(start: torch.cuda.Event, end: torch.cuda.Event, call: Call, calls: int) -> tuple[float, float]:
+    if calls > 1:
+        call()  # fills the caches with this arm's data, and keeps the GPU busy while the first timed call is launched
+    start.record()
+    for _ in range(calls):
+        call()
+    end.record()
+    end.synchronize()
+    sample = float(start.elapsed_time(end)) / calls
+    return sample, sample
+
+
+def _cold_block(flush: Call, pool: list[torch.cuda.Event], overhead_ms: float, call: Call, calls: int) -> tuple[float, float]:
+    pool.extend(_events(2 * calls - len(pool)))
+    began = time.perf_counter_ns()
+    for i in range(calls):
+        flush()
+        pool[2 * i].record()
+        call()
+        pool[2 * i + 1].record()
+    torch.cuda.synchronize()
+    spent = (time.perf_counter_ns() - began) / 1e6 / calls
+    lone = statistics.median(pool[2 * i].elapsed_time(pool[2 * i + 1]) for i in range(calls))
+    return max(0.0, lone - overhead_ms), spent
+
+
+def _lone_block(before: Call, finish: Call, call: Call, calls: int) -> tuple[float, float]:
+    began = time.perf_counter_ns()
+    each = []
+    for _ in range(calls):
+        before()
+        start = time.perf_counter_ns()
+        call()
+        finish()
+        each.append((time.perf_counter_ns() - start) / 1e6)
+    return statistics.median(each), (time.perf_counter_ns() - began) / 1e6 / calls
+
+
+def _host_block(call: Call, calls: int) -> tuple[float, float]:
+    start = time.perf_counter_ns()
+    for _ in range(calls):
+        call()
+    sample = (time.perf_counter_ns() - start) / 1e6 / calls
+    return sample, sample
+
+
+def _event_overhead_ms(flush: Call, pool: list[torch.cuda.Event]) -> float:
+    """What two events around one call show beyond the call: the intercept of elapsed time over the number of tiny kernels.
+
+    A pair of events with nothing between them would not do: starting and draining a first kernel is part of the price.
+    """
+    cell = torch.zeros(1, device="cuda")
+    pool.extend(_events(2 - len(pool)))
+
+    def elapsed_ms(kernels: int) -> float:
+        flush()
+        pool[0].record()
+        for _ in range(kernels):
+            cell.add_(1)
+        pool[1].record()
+        pool[1].synchronize()
+        return float(pool[0].elapsed_time(pool[1]))
+
+    one, six = (statistics.median(elapsed_ms(kernels) for _ in range(51)) for kernels in (1, 6))
+    return max(0.0, one - (six - one) / 5)
+
+
+def _warm(watch: _Watch, arms: Mapping[str, Call], block_ms: float, warmup_s: float) -> tuple[dict[str, int], float, bool]:
+    calls = dict.fromkeys(arms, 1)
+    windows: list[tuple[float, ...]] = []
+    start = time.perf_counter()
+    while True:
+        window = []
+        for arm, call in arms.items():
+            sample, spent = watch.block(call, calls[arm])
+            calls[arm] = max(1, math.ceil(block_ms / max(spent, 1e-6)))
+            window.append(sample)
+        windows.append(tuple(window))
+        passed = time.perf_counter() - start
+        settled = len(windows) >= 3 and all(max(last) - min(last) <= SETTLED * max(last) for last in zip(*windows[-3:], strict=True))
+        if passed >= warmup_s and len(windows) >= 3 and (settled or passed >= WARMUP_CAP * warmup_s):
+            return calls, _kept(passed), settled
+
+
+def _events(count: int) -> list[torch.cuda.Event]:
+    return [torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch annotates this class only in part
+            for _ in range(count)]
+
+
+def _nothing() -> None:
+    """Stands where a device needs no flush or no synchronisation."""
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def _quiet_collector() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _kept(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT}g}")
+
+
+# ---------------------------------------------------------------------------------------------------- intervals
+
+
+def exact(value: float) -> Estimate:
+    """A count or a size: no sampling, no interval."""
+    return Estimate("exact", value, value, value, (value,))
+
+
+def median(samples: Sequence[float]) -> Estimate:
+    """The median with its distribution-free 95% interval between two order statistics (Conover, Practical Nonparametric
+    Statistics, 3.2). Raises ValueError for fewer than 6 samples: no such interval exists."""
+    return _by_order("median", 50, samples)
+
+
+def tail(samples: Sequence[float], percent: Literal[50, 95, 99]) -> Estimate:
+    """A percentile of latencies with its order-statistic 95% interval, as `median`.
+
+    Raises ValueError where the largest sample may lie below the percentile: p95 needs 72 samples, p99 needs 368.
+    Samples are taken as independent: give single requests, not block medians.
+    """
+    kinds: dict[int, Kind] = {50: "p50", 95: "p95", 99: "p99"}
+    return _by_order(kinds[percent], percent, samples)
+
+
+def mean(samples: Sequence[float]) -> Estimate:
+    """The mean with Student's 95% interval; raises ValueError for fewer than 2 samples."""
+    if len(samples) < 2:
+        raise ValueError(f"the interval of a mean needs at least 2 samples, not {len(samples)}")
+    value = statistics.fmean(samples)
+    reach = _student95(len(samples) - 1) * statistics.stdev(samples) / math.sqrt(len(samples))
+    return Estimate("mean", value, value - reach, value + reach, tuple(samples))
+
+
+def share(hits: int, trials: int) -> Estimate:
+    """`hits` of `trials` with Wilson's 95% score interval (Wilson 1927; Brown, Cai and DasGupta 2001 recommend it).
+
+    Raises ValueError unless 0 <= hits <= trials and trials > 0.
+    """
+    if not 0 <= hits <= trials or trials == 0:
+        raise ValueError(f"a share needs hits among trials, not {hits} of {trials}")
+    p = hits / trials
+    weight = Z95**2 / trials
+    centre = (p + weight / 2) / (1 + weight)
+    reach = Z95 * math.sqrt(p * (1 - p) / trials + weight / (4 * trials)) / (1 + weight)
+    return Estimate("share", p, max(0.0, min(p, centre - reach)), min(1.0, max(p, centre + reach)), (float(hits), float(trials)))
+
+
+def ratio(baseline: Sequence[float], candidate: Sequence[float]) -> Estimate:
+    """median(baseline) / median(candidate): above 1, the candidate is faster. Samples pair up block by block.
+
+    The 95% interval is the percentile interval of a paired bootstrap (Efron and Tibshirani 1993, chapters 8 and 13): blocks
+    are drawn again jointly, 4,000 times from a fixed seed, so the same samples give the same interval. Raises ValueError
+    for unequal lengths, fewer than 6 blocks, or a time that is not above 0.
+    """
+    if len(baseline) != len(candidate) or len(baseline) < 6:
+        raise ValueError(f"a ratio needs at least 6 blocks of both arms, not {len(baseline)} and {len(candidate)}")
+    if min(*baseline, *candidate) <= 0:
+        raise ValueError("a ratio of times needs times above 0")
+    pairs = np.array([baseline, candidate], dtype=np.float64)
+    draw = np.random.default_rng(0)
+    at_once = max(1, 2**21 // pairs.shape[1])  # keeps the drawn blocks within about 50 MB
+    drawn: list[npt.NDArray[np.float64]] = []
+    for first in range(0, RESAMPLES, at_once):
+        blocks = draw.integers(pairs.shape[1], size=(min(at_once, RESAMPLES - first), pairs.shape[1]))
+        drawn.append(np.median(pairs[0][blocks], axis=1) / np.median(pairs[1][blocks], axis=1))
+    low, high = (float(q) for q in np.quantile(np.concatenate(drawn), (0.025, 0.975)))
+    value = statistics.median(baseline) / statistics.median(candidate)
+    return Estimate("ratio", value, min(value, _kept(low)), max(value, _kept(high)), tuple(candidate), tuple(baseline))
+
+
+def noise(arm: Sequence[float], arm_again: Sequence[float]) -> Estimate:
+    """The ratio of an arm to itself, timed twice among the others (A/A): a gain inside this interval is noise."""
+    return ratio(arm, arm_again)
+
+
+def _by_order(kind: Kind, percent: float, samples: Sequence[float]) -> Estimate:
+    ranks = _order_ranks(len(samples), percent / 100)
+    if ranks is None:
+        raise ValueError(f"the 95% interval of {kind} needs at least {_fewest(percent / 100)} samples, not {len(samples)}")
+    ordered = sorted(samples)
+    value = statistics.median(ordered) if kind == "median" else percentile(ordered, percent)
+    return Estimate(kind, value, min(value, ordered[ranks[0] - 1]), max(value, ordered[ranks[1] - 1]), tuple(samples))
+
+
+def _order_ranks(count: int, p: float) -> tuple[int, int] | None:
+    """Ranks (from 1) of the order statistics that hold the p-quantile between them with 95% confidence, at most 2.5% to
+    each side; None where a rank would lie outside the sample. The number of samples below the quantile is binomial."""
+    if count < _fewest(p):
+        return None
+    n = np.arange(count + 1)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(n[1:]))])
+    log_mass = log_factorial[count] - log_factorial - log_factorial[::-1] + n * math.log(p) + (count - n) * math.log1p(-p)
+    below = np.cumsum(np.exp(log_mass))  # below[k]: at most k samples lie under the quantile
+    low = int(np.searchsorted(below, 0.025, side="right"))
+    high = int(np.searchsorted(below, 0.975, side="left")) + 1
+    return max(low, 1), min(high, count)
+
+
+def _fewest(p: float) -> int:
+    """Samples from which on both ranks exist: p**n and (1 - p)**n are at most 2.5%."""
+    return math.ceil(math.log(0.025) / math.log(max(p, 1 - p)))
+
+
+# Student's t, two-sided 95%, for 1 to 9 degrees of freedom; from 10 on the expansion is right to 4 digits.
+STUDENT95 = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216)
+
+
+def _student95(freedom: int) -> float:
+    """Abramowitz and Stegun 26.7.5."""
+    if freedom <= len(STUDENT95):
+        return STUDENT95[freedom - 1]
+    z = Z95
+    return (z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+            + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3))
+
+
+# ---------------------------------------------------------------------------------------------------- memory and energy
+
+
+def peak_memory_mib(call: Call, device: Device) -> float | None:
+    """The most memory (MiB) that tensors held at once during one call, what was held before it included.
+
+    None on the CPU: a process's resident size shows what its allocator keeps, not what the call needed.
+    """
+    if device == "cpu":
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return _kept(torch.cuda.max_memory_allocated() / 2**20)
+
+
+def energy_j(call: Call, seconds: float = 3.0) -> float | None:
+    """Joules a call of the current GPU, averaged over about `seconds` seconds of calls; None without a GPU that counts energy.
+
+    Reads NVML's total energy counter, which moves every 20-100 ms: the average runs from one move to another, not from
+    some moment between two.
+    """
+    if not torch.cuda.is_available():
+        return None
+    import pynvml  # only a machine with a GPU needs NVML
+
+    pynvml.nvmlInit()
+    try:
+        uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        try:
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+        except pynvml.NVMLError_NotSupported:
+            return None
+        return _kept(joules_a_call(call, seconds, lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def joules_a_call(call: Call, seconds: float, read_mj: Callable[[], int]) -> float:
+    """As `energy_j`, for any counter of millijoules that `read_mj` reads."""
+    _synchronise()
+    start = time.perf_counter()
+    call()
+    _synchronise()
+    at_once = max(1, math.ceil(0.005 / max(time.perf_counter() - start, 1e-6)))  # about 5 ms between two looks at the counter
+
+    def until_it_moves() -> tuple[int, int]:
+        before, calls = read_mj(), 0
+        now = before
+        while now == before:
+            for _ in range(at_once):
+                call()
+            _synchronise()
+            calls += at_once
+            now = read_mj()
+        return now, calls
+
+    first_mj, _ = until_it_moves()
+    last_mj, total = first_mj, 0
+    start = time.perf_counter()
+    while total == 0 or time.perf_counter() - start < seconds:
+        last_mj, calls = until_it_moves()
+        total += calls
+    return (last_mj - first_mj) / 1000 / total

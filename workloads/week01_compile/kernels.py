@@ -1,0 +1,78 @@
+"""A profiler trace reduced to where the GPU's time went: milliseconds by class of kernel, and the share in which it idled."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# First match wins; lower-case parts of kernel names as CUDA 13, cuDNN 9 and Inductor give them.
+CLASSES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("attention", ("flash", "fmha", "sdpa", "attention")),
+    ("optimizer", ("multi_tensor", "adam", "fused_optimizer")),
+    ("matmul and conv", ("gemm", "nvjet", "cutlass", "conv", "wgrad", "dgrad", "xmma", "triton_tem", "cudnn_infer", "sm90_", "sm80_")),
+    ("copy", ("memcpy", "memset", "copy_kernel", "nchwtonhwc", "nhwctonchw")),
+    ("fused by compile", ("triton_",)),
+    ("norm", ("batch_norm", "batchnorm", "bn_fw", "bn_bw", "layer_norm", "layernorm", "group_norm", "groupnorm", "rowwisemoments",
+              "gammabeta", "computeinternalgradients", "computefusedparams")),
+    ("elementwise", ("elementwise", "reduce_kernel", "softmax", "pool", "cat", "index", "nll_loss", "fill")),
+)
+OTHER = "other"
+IDLE = "idle"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One kernel, copy or fill on the GPU; times in microseconds."""
+
+    name: str
+    start_us: float
+    duration_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """`milliseconds` by class, summed over kernels; `busy_ms` their union, `wall_ms` from first start to last end."""
+
+    milliseconds: dict[str, float]
+    busy_ms: float
+    wall_ms: float
+
+    @property
+    def idle_share(self) -> float:
+        return 1 - self.busy_ms / self.wall_ms
+
+
+def class_of(name: str) -> str:
+    lower = name.lower()
+    return next((kind for kind, parts in CLASSES if any(part in lower for part in parts)), OTHER)
+
+
+def break_down(spans: Sequence[Span]) -> Breakdown:
+    """Raises ValueError for no spans at all: a trace without kernels is a broken trace, not an idle GPU."""
+    if not spans:
+        raise ValueError("no GPU work in this part of the trace")
+    ordered = sorted(spans, key=lambda s: s.start_us)
+    totals: dict[str, float] = {}
+    busy, reached = 0.0, ordered[0].start_us
+    for span in ordered:
+        totals[class_of(span.name)] = totals.get(class_of(span.name), 0.0) + span.duration_us / 1000
+        end = span.start_us + span.duration_us
+        busy += max(0.0, end - max(span.start_us, reached))
+        reached = max(reached, end)
+    return Breakdown(totals, busy / 1000, (reached - ordered[0].start_us) / 1000)
+
+
+def read_trace(path: Path, labels: Sequence[str]) -> dict[str, list[Span]]:
+    """The work in each labelled part of a gzipped Chrome trace: GPU kernels and copies, or, in a trace without a GPU, the
+    operators. A part is the record_function() range of that name, which must synchronise before it ends."""
+    with gzip.open(path, "rt") as file:
+        events = [e for e in json.load(file)["traceEvents"] if e.get("ph") == "X"]
+    parts = {e["name"]: (float(e["ts"]), float(e["ts"]) + float(e["dur"])) for e in events
+             if e.get("cat") == "user_annotation" and e["name"] in labels}
+    wanted = {"kernel", "gpu_memcpy", "gpu_memset"}
+    work = [e for e in events if e.get("cat") in wanted] or [e for e in events if e.get("cat") == "cpu_op"]
+    return {label: [Span(e["name"], float(e["ts"]), float(e["dur"])) for e in work if low <= float(e["ts"]) <= high]
+            for label, (low, high) in parts.items()}
