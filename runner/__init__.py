@@ -1,0 +1,1 @@
+"""The GPU side: a week in a child process, watched, and always one result.json."""

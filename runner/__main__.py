@@ -1,0 +1,213 @@
+"""`python -m runner week01 --out DIR`: one week on this machine, whatever becomes of it, in one DIR/result.json."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from runner import folder, process
+from runner.child import failed, say
+from runner.telemetry import NvmlGpu, Sampler
+from workloads import machine, spec
+from workloads.spec import Failure, Machine, Observed, Request, Result, SpecError, Status, Telemetry, Workload
+
+ROOT = Path(__file__).resolve().parent.parent
+
+EPILOG = """\b
+Examples:
+  python -m runner week01 --out out --smoke          the same code, tiny, on the CPU: under half a minute
+  python -m runner week01 --out out                  in full, on one GPU
+  python -m runner week01 --out out --repeat 5       five fresh processes: how much a number moves between runs
+
+Exit code: 0 where result.json says ok, 1 where it says otherwise, 2 where nothing was run or written."""
+
+
+class CannotRun(click.ClickException):
+    """What was asked cannot be run here; one line, and nothing is written."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request with all that is known before it runs; `began` is monotonic, `started` the same moment for people."""
+
+    request: Request
+    out: Path
+    run: str
+    timeout_min: float | None
+    commit: str
+    visible: str | None
+    began: float
+    started: str
+
+    def result(self, status: Status, here: Machine, *, message: str = "", log_tail: str = "", telemetry: Telemetry | None = None,
+               observed: tuple[Observed, ...] = (), files: tuple[str, ...] = ()) -> Result:
+        return Result(
+            run=self.run, request=self.request, commit=self.commit, started=self.started,
+            duration_s=round(time.monotonic() - self.began, 2), status=status, machine=here, telemetry=telemetry,
+            failure=Failure(message, log_tail) if status != "ok" else None, observed=observed, files=files)
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("week", required=False)
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR",
+              help="Where result.json and the week's files go; new or empty.")
+@click.option("--smoke", is_flag=True, help="The same code, tiny, on the CPU. Never judged.")
+@click.option("--batch", type=click.IntRange(1, 9999), metavar="N", help="Batch size in place of the week's own.")
+@click.option("--gpus", type=click.IntRange(1, 8), metavar="N", help="GPUs to use.  [default: 1]")
+@click.option("--repeat", type=click.IntRange(1, 20), metavar="N", help="Fresh processes, one after another.  [default: 1]")
+@click.option("--profile", is_flag=True, help="Let the week record more of where its time goes.")
+@click.option("--timeout-min", type=click.FloatRange(0, 1440, min_open=True), metavar="N",
+              help="Minutes after which a process is stopped.  [default: the week's own]")
+@click.option("--run", metavar="ID", help="The result's name: c<comment id>, or r<time>.  [default: r and the time in UTC]")
+@click.option("--request", "line", metavar="JSON",
+              help="WEEK and its options as the one line that `bench gate` writes. What only this machine sees then ends in a result, too.")
+def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int | None, repeat: int | None, profile: bool,
+         timeout_min: float | None, run: str | None, line: str | None) -> None:
+    """Run WEEK (week01 to week16) in a child process and write DIR/result.json: numbers, or why there are none.
+
+    A raise, a crash, a hang, a lack of memory or disk, and a cancelled job all end in a valid result. Progress goes to stderr.
+    """
+    began, started = time.monotonic(), datetime.now(UTC)
+    if line is not None:
+        if week or smoke or batch or gpus or repeat or profile:
+            raise CannotRun("--request takes the place of WEEK and of its options: give one or the other")
+        request = _read(line)
+    elif week is None:
+        raise CannotRun(f"which week? Weeks that run: {_weeks_that_run()}")
+    else:
+        request = _ask(week, smoke=smoke, batch=batch, gpus=gpus or 1, repeat=repeat or 1, profile=profile)
+    if timeout_min is not None and math.isnan(timeout_min):
+        raise CannotRun("--timeout-min: a number of minutes above 0")
+    run = run or f"r{started:%Y%m%d%H%M%S}"
+    if not spec.RUN.fullmatch(run):
+        raise CannotRun("--run: c<comment id>, or r<time> as in r20261123154922")
+    job = Job(request, out, run, timeout_min, _commit(), os.environ.get("CUDA_VISIBLE_DEVICES"), began, f"{started:%Y-%m-%dT%H:%M:%SZ}")
+    if line is None and (hindrance := _hindrance(request, machine.describe(job.visible))):
+        raise CannotRun(hindrance)
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: signals.append(number))
+    try:
+        folder.claim(out)
+    except folder.Occupied as error:
+        raise CannotRun(str(error)) from error
+    try:
+        result = _carry_out(job, lambda: bool(signals))
+    except Exception as error:  # noqa: BLE001  # a defect of ours, or of a week's promise, must reach the commenter too
+        traceback.print_exc()
+        result = job.result("error", machine.describe(visible=""), message=f"the runner failed: {failed(error).message}")
+    try:
+        if result.status != "ok":
+            folder.clear(out)
+        path = folder.write_result(out, spec.dumps(result))
+    except OSError as error:
+        raise click.ClickException(f"the result could not be written to {out}: {error.strerror}") from error
+    if result.failure:
+        say(began, f"{result.status}: {result.failure.message}")
+    say(began, f"{path} says {result.status}. Next: bench render {out}")
+    sys.exit(0 if result.status == "ok" else 1)
+
+
+def _read(line: str) -> Request:
+    try:
+        request = spec.loads(Request, line)
+    except SpecError as error:
+        raise CannotRun(f"--request: {error}") from error
+    if request.command != "bench" or request.week in (None, "all") or request.vs or request.dry_run or request.runs:
+        raise CannotRun("--request: the runner runs one week, and nothing else")
+    return request
+
+
+def _ask(week: str, *, smoke: bool, batch: int | None, gpus: int, repeat: int, profile: bool) -> Request:
+    if not spec.WEEK.fullmatch(week):
+        padded = re.sub(r"\d+", lambda digits: digits.group().zfill(2), week.lower())  # week1, Week 1
+        near = difflib.get_close_matches(padded, [f"week{n:02d}" for n in range(1, 17)], 1)
+        raise CannotRun(f"no such week. {f'Did you mean {near[0]}? ' if near else ''}Weeks that run: {_weeks_that_run()}")
+    return Request("bench", week, smoke=smoke, batch=batch, gpus=gpus, repeat=repeat, profile=profile)
+
+
+def _weeks_that_run() -> str:
+    return ", ".join(spec.discover())
+
+
+def _hindrance(request: Request, here: Machine) -> str | None:
+    """Why this machine, at this commit, cannot do what is asked; None where it can."""
+    if request.week not in spec.discover():
+        return f"{request.week} has no workload yet. Weeks that run: {_weeks_that_run()}"
+    if request.smoke:
+        return None
+    if not here.gpus:
+        return "no CUDA GPU here: add --smoke for the tiny CPU version, or run this on a GPU machine"
+    if request.gpus > here.gpus:
+        return f"{request.gpus} GPUs asked for, and this machine has {here.gpus}"
+    return None
+
+
+def _commit() -> str:
+    """The commit that runs: what the workflow says it checked out, else what git says; "" outside a checkout."""
+    said = os.environ.get("GITHUB_SHA", "")
+    if not spec.COMMIT.fullmatch(said) or not said:
+        with contextlib.suppress(OSError):  # no git here
+            said = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return said if spec.COMMIT.fullmatch(said) else ""
+
+
+def _carry_out(job: Job, cancelled: process.Cancelled) -> Result:
+    """Run the week as often as asked, the GPU watched meanwhile, and make the result of what came back."""
+    here = machine.describe(job.visible)
+    if hindrance := _hindrance(job.request, here):
+        return job.result("error", here, message=hindrance)
+    assert job.request.week is not None, "a result is of one week"
+    workload = spec.discover()[job.request.week]
+    say(job.began, f"{workload.key} {workload.plan.title}: {'smoke run on the CPU' if job.request.smoke else here.gpu}, run {job.run}")
+    seen: list[Observed] = []
+    with contextlib.ExitStack() as stack:
+        nvml = stack.enter_context(machine.open_nvml(job.visible))
+        watched = nvml and nvml.gpus and not job.request.smoke
+        sampler = stack.enter_context(Sampler(NvmlGpu(nvml.library, nvml.gpus[0]))) if nvml and watched else None
+        while len(seen) < job.request.repeat:
+            say(job.began, f"process {len(seen) + 1} of {job.request.repeat}")
+            ended = _run_once(job, workload, cancelled)
+            if ended.observed is None:
+                break
+            seen.append(ended.observed)
+    if sampler and sampler.unreadable:
+        say(job.began, f"the GPU could not be watched, so the run's validity is unchecked: {sampler.unreadable}")
+    return job.result(ended.status, here, message=ended.message, log_tail=ended.log_tail, observed=tuple(seen),
+                      telemetry=sampler.telemetry() if sampler else None, files=workload.files if ended.status == "ok" else ())
+
+
+def _run_once(job: Job, workload: Workload, cancelled: process.Cancelled) -> process.Ended:
+    """One fresh process, held to the week's promise."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.request.smoke else {}  # on a GPU machine, too, a smoke run is of the CPU
+    ended = process.run_child(
+        job.request, job.out, "cpu" if job.request.smoke else "cuda", began=job.began,
+        timeout_s=60 * (job.timeout_min or workload.timeout_min), cancelled=cancelled,
+        environment={**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTHONUNBUFFERED": "1", **hidden})
+    if ended.observed is None:
+        return ended
+    try:
+        spec.check_kept(workload, ended.observed)
+        folder.left(job.out, workload)
+    except SpecError as error:
+        return process.Ended("error", spec.plain_text(str(error)), ended.log_tail)
+    return ended
+
+
+if __name__ == "__main__":
+    main()
