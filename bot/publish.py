@@ -1,0 +1,133 @@
+"""The sequences that write to GitHub, in the order that survives a crash: ledger, comment, checklist, reaction.
+
+Each step looks before it writes, so that a sequence may be cut anywhere and run again from its start. The ledger comes
+first: once a result is in it nothing is lost, and what follows can be drawn from it again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from bot import store
+from bot.artifact import Checked
+from bot.checklist import tick, ticks
+from bot.errors import HubRefused
+from bot.hub import Hub, HubIssue
+from bot.kickoff import Kickoff, kickoff, next_week, week_of
+from bot.report import Where, report
+from bot.store import Ledger
+from workloads.plan import planned
+from workloads.spec import Result, Workload
+
+LABEL_COLOR = "0e8a16"
+# The comment or its issue was deleted: nobody waits there any more, and the ledger has the result.
+GONE = (404, 410)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the answer to a command goes: its issue, the card on it, the command's comment, and the Actions run that answers."""
+
+    issue: int
+    card: int
+    comment: int
+    workflow_run: str
+    where: Where
+
+    @property
+    def request_id(self) -> str:
+        return f"c{self.comment}"
+
+
+def publish(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapping[str, Workload], place: Place) -> Ledger:
+    """Store a checked result, turn the card into its report, tick what it proves and mark the command as done; the ledger
+    with it. Raises HubRefused, after every step was tried, where one may not be done."""
+    ledger = store.put(hub, branch, ledger, checked, workloads)
+    result, workload = checked.result, workloads[checked.result.week]
+    where = replace(place.where, branch=branch, ledger=ledger.sha)
+    text = report(workload, result, where, ledger.before(result))
+    _each(lambda: _show(hub, place, text),
+          lambda: _tick(hub, place, workload, result),
+          lambda: hub.react(place.comment, "rocket" if result.status == "ok" else "confused"))
+    return ledger
+
+
+def give_up(hub: Hub, place: Place, card: str) -> None:
+    """Turn the card into `card`, which says why there is no result. The ledger holds real results only, so it stays as it is."""
+    _each(lambda: _show(hub, place, card), lambda: hub.react(place.comment, "confused"))
+
+
+def _each(*steps: Callable[[], None]) -> None:
+    """Every step, even if GitHub refuses one before; then the first refusal that is not just somebody's deletion."""
+    refused: HubRefused | None = None
+    for step in steps:
+        try:
+            step()
+        except HubRefused as refusal:
+            sys.stderr.write(f"{refusal}\n")
+            refused = refused or (None if refusal.status in GONE else refusal)
+    if refused:
+        raise refused
+
+
+def _show(hub: Hub, place: Place, text: str) -> None:
+    try:
+        hub.edit_card(place.card, place.request_id, place.workflow_run, text)
+    except HubRefused as refusal:
+        if refusal.status not in GONE:
+            raise
+        card = hub.find_card(place.issue, place.request_id)  # posted anew by an attempt before this one
+        if card is None:
+            hub.post_card(place.issue, place.request_id, place.workflow_run, text)
+        else:
+            hub.edit_card(card.id, place.request_id, place.workflow_run, text)
+
+
+def _tick(hub: Hub, place: Place, workload: Workload, result: Result) -> None:
+    """Tick what `result` proves, on the issue of its own week only: the command may have been given on another."""
+    told = ticks(workload, result, f"{place.where.url('issues', str(place.issue))}#issuecomment-{place.card}")
+
+    def change(issue: HubIssue) -> str:
+        return tick(issue.body, told) if week_of(issue.title, issue.body) == workload.key else issue.body
+
+    if told:
+        hub.edit_issue_body(place.issue, change)
+
+
+def waited_s(asked: str, started: str) -> float | None:
+    """Seconds from the comment to the start of its run, both as GitHub writes a moment; None where the first is not known, or
+    the GPU machine's clock is behind."""
+    if not asked:
+        return None
+    seconds = (datetime.fromisoformat(started) - datetime.fromisoformat(asked)).total_seconds()
+    return seconds if seconds >= 0 else None
+
+
+# ---------------------------------------------------------------------------------------------------- a new week
+
+
+def open_week(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Workload], key: str | None) -> tuple[str, int, bool] | None:
+    """Open the issue of week `key`, or of the first week without one, and see that the scoreboard is drawn; its key, its
+    number and whether it is new, or None where all sixteen have one. A week that has an issue keeps it."""
+    opened = hub.week_issues()
+    number = next_week([_number(week) for week in opened]) if key is None else _number(key)
+    made = None
+    if number is not None:
+        week = planned(number)
+        plan = kickoff(week, workloads.get(week.key))
+        made = (week.key, opened[week.key], False) if week.key in opened else (week.key, _open(hub, week.key, plan), True)
+    store.redraw(hub, branch, ledger, workloads)
+    return made
+
+
+def _number(key: str) -> int:
+    return int(key.removeprefix("week"))
+
+
+def _open(hub: Hub, key: str, plan: Kickoff) -> int:
+    for label in plan.labels:
+        hub.ensure_label(label, LABEL_COLOR, "A week of the sprint")
+    return hub.open_week(key, plan.title, plan.body, plan.labels, hub.ensure_milestone(plan.milestone))

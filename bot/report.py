@@ -1,0 +1,512 @@
+"""What a run says to people, in Markdown: one comment a run, and the only place where numbers are rounded; pure.
+
+A result is untrusted. Its short texts cannot act as Markdown (workloads.spec.TEXT); its free texts, the failure's message
+and the end of the log, are shown as code only, with what could ring a person or hide text taken out. No line begins with "/",
+so a report can never be read as a command.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from tabulate import tabulate
+
+from bot.acceptance import Verdict, earned, hold_back, judge, validity
+from workloads.spec import LOG_TAIL_CHARS, Cell, Estimate, Metric, Observed, Request, Result, Status, Table, Target, Unit, Workload
+
+LIMIT = 60_000  # characters; GitHub refuses a comment above 65,536
+ROWS = 8  # of the first table
+TABLE_ROWS = 40  # of each further table
+SPARK = "▁▂▃▄▅▆▇█"
+
+ADVICE: dict[Status, str] = {
+    "error": "read why below, then try the smoke run",
+    "crashed": "read the end of its log below, then try the smoke run",
+    "out of memory": "try a smaller batch",
+    "timeout": "try the smoke run, or fewer processes",
+    "cancelled": "ask again when it is wanted",
+    "disk full": "make room on the runner, then ask again",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a run was asked for and where its results lie; what is "" or None is not known, and nothing is said of it.
+
+    `server` is "https://github.com" and `repo` "owner/name"; the ledger keeps results/<week>/<run>/ on `branch`, and `ledger`
+    is the commit that brought this run. `queued_s` is the time from the comment to the start of the GPU job, in seconds.
+    """
+
+    server: str = ""
+    repo: str = ""
+    branch: str = ""
+    ledger: str = ""
+    comment_url: str = ""
+    run_url: str = ""
+    queued_s: float | None = None
+
+    def url(self, *parts: str) -> str:
+        """The page of the repository at `parts`; "" where the repository or a part is not known."""
+        return "/".join((self.server, self.repo, *parts)) if self.server and self.repo and all(parts) else ""
+
+
+# ---------------------------------------------------------------------------------------------------- numbers for people
+
+
+def figure(value: float, decimals: int) -> str:
+    """A number with so many decimals and a comma at each thousand; never "-0"."""
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}"
+
+
+def with_unit(number: str, unit: Unit) -> str:
+    return f"{number} {unit}" if unit else number
+
+
+def bound_text(target: Target) -> str:
+    """The promise: ">= 1.5 x"."""
+    return with_unit(f"{target.op} {target.bound:,.10g}", target.unit)
+
+
+def value_text(estimate: Estimate, unit: Unit) -> str:
+    """The number without its interval: "1.84 x"."""
+    return with_unit(_rounded(estimate, None)[0], unit)
+
+
+def interval_text(estimate: Estimate, unit: Unit, bound: float | None = None) -> str:
+    """The number with its 95% interval, "1.84 x (1.81 to 1.87)": three significant digits, more where the interval is
+    narrower than those, and as many as it takes for an edge to be seen on its own side of `bound`."""
+    value, low, high = _rounded(estimate, bound)
+    return with_unit(value, unit) + (f" ({low} to {high})" if estimate.low != estimate.high else "")
+
+
+def _rounded(estimate: Estimate, bound: float | None) -> tuple[str, str, str]:
+    edges = (estimate.value, estimate.low, estimate.high)
+    largest = max(abs(v) for v in edges)
+    if 0 < largest < 1e-3 or largest >= 1e9:
+        value, low, high = (f"{v:.3g}" for v in edges)
+        return value, low, high
+    if estimate.low == estimate.high and float(estimate.value).is_integer():
+        decimals = 0
+    else:
+        digits = math.floor(math.log10(largest))
+        width = (estimate.high - estimate.low) / 2
+        decimals = max(0, 2 - digits, min(-math.floor(math.log10(width)), 4 - digits) if width else 0)
+    while bound is not None and decimals < 9 and any(_side(round(v, decimals), bound) != _side(v, bound) for v in edges):
+        decimals += 1
+    value, low, high = (figure(v, decimals) for v in edges)
+    if estimate.low == estimate.high and "." in value:
+        value = value.rstrip("0").rstrip(".")
+    return value, low, high
+
+
+def _side(value: float, bound: float) -> int:
+    return (value > bound) - (value < bound)
+
+
+def duration_text(seconds: float) -> str:
+    """ "48 s", "6 min 12 s", "24 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """Values as blocks from the lowest to the highest; a gap is a dot."""
+    seen = [v for v in values if v is not None]
+    low, span = (min(seen), max(seen) - min(seen)) if seen else (0.0, 0.0)
+    return "".join("·" if v is None else SPARK[round((v - low) / span * (len(SPARK) - 1)) if span else 3] for v in values)
+
+
+# ---------------------------------------------------------------------------------------------------- hostile text
+
+
+def printable(text: str) -> str:
+    """`text` without what moves a cursor, hides or turns text (terminal escapes, control, format, private and unpaired
+    characters), with every @ followed by a word joiner so that nobody is rung."""
+    lines = re.sub(r"\r\n?|[\u2028\u2029\v\f\x85]", "\n", re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text))
+    kept = (c for c in lines if c in "\n\t" or not unicodedata.category(c).startswith("C"))
+    return "".join(kept).replace("@", "@\u2060")
+
+
+def code(text: str) -> str:
+    """Untrusted `text` as one line of inline code, at most 400 characters."""
+    line = " ".join(printable(text).split())[:400] or "(nothing)"
+    ticks = "`" * (_longest_run(line) + 1)
+    return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
+
+
+def fenced(text: str) -> str:
+    """The end of an untrusted log as a code block whose fence is longer than any row of backticks inside."""
+    log = printable(text[-LOG_TAIL_CHARS:]).strip("\n")
+    indented = "\n".join(f" {line}" if line.startswith("/") else line for line in log.split("\n"))
+    ticks = "`" * max(3, _longest_run(indented) + 1)
+    return f"{ticks}text\n{indented}\n{ticks}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+# ---------------------------------------------------------------------------------------------------- commands
+
+
+def options(request: Request) -> str:
+    """The options of a request as its command spells them, after the week: " --smoke --batch 64"."""
+    given = ((" --smoke", request.smoke),
+             (f" --batch {request.batch}", request.batch is not None),
+             (f" --gpus {request.gpus}", request.gpus > 1),
+             (f" --repeat {request.repeat}", request.repeat > 1),
+             (" --profile", request.profile))
+    return "".join(text for text, wanted in given if wanted)
+
+
+def command(request: Request) -> str:
+    """The comment that asks for this: "/bench week01 --smoke"."""
+    return f"/bench {request.week}{options(request)}"
+
+
+# ---------------------------------------------------------------------------------------------------- the report
+
+
+def marker(run: str) -> str:
+    """The hidden first line by which a run's comment is found again."""
+    return f"<!-- sprintbench:card {run} -->"
+
+
+def outcome(verdicts: Sequence[Verdict]) -> str:
+    """The verdict on the whole week, in words."""
+    said = [v.verdict for v in verdicts]
+    if "missed" in said:
+        return "missed"
+    if met := said.count("met"):
+        return "met" if met == len(said) else f"met {met} of {len(said)}, the rest not judged"
+    return f"not judged ({verdicts[0].reason})"
+
+
+def state_text(result: Result, verdicts: Sequence[Verdict]) -> str:
+    """A run in a few words, for its headline and for the scoreboard: how it failed, why it is not valid, or the verdict."""
+    if result.status != "ok":
+        return f"failed: {result.status}"
+    state, found = validity(result)
+    if state == "invalid":
+        return f"INVALID: {_few(found, 1)}"
+    return outcome(verdicts)
+
+
+def report(workload: Workload, result: Result, where: Where, earlier: Iterable[Result] = ()) -> str:
+    """The comment of one finished run, whole. `earlier` are the week's runs before it, from which the acceptance "3/5 -> 4/5"
+    starts. At most LIMIT characters: further tables go first, then other metrics, notes and the environment."""
+    verdicts = judge(workload, result)
+    observed = result.pooled() or Observed(metrics=())
+    shown, others = _split_metrics(workload, observed)
+    before = [earned(workload, run) for run in earlier]
+    sections = [
+        marker(result.run),
+        _headline(workload, result, verdicts),
+        _facts(result, where),
+        _validity_line(result),
+        _failure_line(result),
+        _first_table(verdicts, shown, observed) if observed.metrics else "",
+        _picture(result, observed, where),
+        _acceptance(workload, result, verdicts, before),
+        _next_commands(result, verdicts),
+        _details("Other metrics", _metric_table(others)),
+        *(_details(f"Table: {table.title}", _table(table), _plot_link(result, table, where)) for table in observed.tables),
+        _details("Notes", "\n".join(f"- {note}" for note in observed.notes)),
+        _details("Environment", _environment(result)),
+        _details("Reproduce", _reproduce(result)),
+        _details("End of the log", fenced(result.failure.log_tail) if result.failure and result.failure.log_tail else ""),
+        _footer(result, where),
+    ]
+    return _within_limit([section for section in sections if section])
+
+
+def block(workload: Workload, result: Result, folder: str) -> str:
+    """A recorded run for a week's own page: what it was, its table and every plot; `folder` is the link to its results."""
+    observed = result.pooled() or Observed(metrics=())
+    beside, _ = _split_metrics(workload, observed)
+    images = [f"![{table.title}]({folder}/{table.name}.png)" for table in observed.tables if table.chart]
+    return "\n\n".join((f"Run [{result.run}]({folder}) of {result.started[:10]}: {_facts(result, Where())}.",
+                        _first_table(judge(workload, result), beside, observed), *images))
+
+
+def queued_card(run: str, request: Request, where: Where) -> str:
+    """The status card from the moment a command is accepted until its report takes its place."""
+    return _card(run, f"### {request.week} · queued · this comment becomes the report",
+                 f"Accepted: `{command(request)}`. It waits for a GPU runner; nothing more needs to be done.", where)
+
+
+def lost_card(run: str, request: Request, job_result: str, where: Where) -> str:
+    """The GPU job ended and left no result: `job_result` is how Actions names its end (failure, cancelled, skipped)."""
+    return _card(run, f"### {request.week} · failed: the GPU job left no result · next: look at its log, then ask again",
+                 f"The job ended as {code(job_result)}, before it could write one: the runner died or lost its connection, or the job ran "
+                 f"out of time.\n\n**Next**\n\n- `{command(request)}` asks again.", where)
+
+
+def refused_card(run: str, request: Request, reason: str, where: Where) -> str:
+    """The GPU job left something that is not taken for a result; nothing of it was stored or is repeated here but `reason`."""
+    return _card(run, f"### {request.week} · failed: the result was refused · next: look at the job's log, then ask again",
+                 f"What the GPU job left does not hold as a result: {code(reason)}. Nothing of it was kept."
+                 f"\n\n**Next**\n\n- `{command(request)}` asks again.", where)
+
+
+def _card(run: str, headline: str, text: str, where: Where) -> str:
+    links = " · ".join(_link(name, url) for name, url in (("the command", where.comment_url), ("workflow run", where.run_url)) if url)
+    return "\n\n".join(part for part in (marker(run), headline, text, links) if part) + "\n"
+
+
+def _link(text: str, url: str) -> str:
+    return f"[{text}]({url})" if url else text
+
+
+def _few(texts: Sequence[str], most: int = 4) -> str:
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def _headline(workload: Workload, result: Result, verdicts: Sequence[Verdict]) -> str:
+    parts = [f"### {workload.key}", state_text(result, verdicts)]
+    missed = [v for v in verdicts if v.verdict == "missed"]
+    told = next((v for v in (missed or verdicts) if v.target == workload.headline), (missed or verdicts)[0])
+    if result.status == "ok" and told.metric:
+        parts.append(f"{value_text(told.metric.estimate, told.metric.unit)} {told.target.text} (target {bound_text(told.target)})")
+    return " · ".join((*parts, _advice(result, verdicts)))
+
+
+def _advice(result: Result, verdicts: Sequence[Verdict]) -> str:
+    if result.status != "ok":
+        return f"next: {ADVICE[result.status]}"
+    if result.request.smoke:
+        return "next: run it in full"
+    if hold_back(result):
+        return "next: run it again once the machine is quiet"
+    said = [v.verdict for v in verdicts]
+    if "missed" in said:
+        return "next: read the profile" if result.request.profile else "next: profile it"
+    return "next: see below what is not judged, and why" if "not judged" in said else "no action needed"
+
+
+def _facts(result: Result, where: Where) -> str:
+    observed = result.observed[0] if result.observed else None
+    samples = max((len(m.estimate.samples) for m in observed.metrics), default=0) if observed else 0
+    machine = result.machine
+    gpu = f"{machine.gpus} x {machine.gpu}" if machine.gpus > 1 else machine.gpu or "CPU"
+    processes = result.request.repeat
+    return " · ".join(fact for fact in (
+        _link("asked in this comment", where.comment_url) if where.comment_url else "",
+        f"commit {_link(f'`{result.commit[:7]}`', where.url('commit', result.commit))}" if result.commit else "",
+        f"{gpu}, smoke" if result.request.smoke else gpu,
+        f"{processes} process{'es' if processes > 1 else ''}" + (f" of up to {samples} samples" if samples else ""),
+        f"took {duration_text(result.duration_s)}",
+        f"{figure(result.duration_s * machine.gpus / 60, 1)} GPU-minutes" if machine.gpu else "",
+        f"waited {duration_text(where.queued_s)}" if where.queued_s is not None else "",
+    ) if fact)
+
+
+def _validity_line(result: Result) -> str:
+    telemetry = result.telemetry
+    if telemetry is None:
+        return "Validity: not checked, for there is no GPU telemetry of this run."
+    state, found = validity(result)
+    others = "1 other process" if telemetry.foreign == 1 else f"{telemetry.foreign or 'no'} other processes"
+    seen = (f"SM clock {telemetry.sm_clock_median} of {telemetry.sm_clock_limit} MHz, at most {telemetry.temperature_highest} °C, "
+            f"median {figure(telemetry.power_median, 0)} W, {others}; {telemetry.samples} samples {figure(telemetry.period_s, 1)} s apart")
+    if state == "invalid":
+        return f"**INVALID: {_few(found)}.** Nothing of this run is judged. {seen}."
+    return f"Validity: valid. No throttling that counts, {seen}."
+
+
+def _failure_line(result: Result) -> str:
+    return f"**What happened:** {code(result.failure.message)}" if result.failure else ""
+
+
+def _split_metrics(workload: Workload, observed: Observed) -> tuple[tuple[Metric, ...], tuple[Metric, ...]]:
+    """The metrics beside the targets in the first table, and the rest."""
+    extra = [m for m in observed.metrics if workload.target(m.name) is None]
+    room = max(0, ROWS - len(workload.targets))
+    beside = [m for m in extra if m.name != "noise"][:room]
+    return tuple(beside), tuple(m for m in extra if m not in beside)
+
+
+def _first_table(verdicts: Sequence[Verdict], beside: Sequence[Metric], observed: Observed) -> str:
+    noise = observed.metric("noise")
+    limit = f"± {value_text(noise.estimate, '%')}" if noise and noise.unit == "%" else ""
+    rows = [(f"**{_name(v.target.text, v.metric)}**",
+             interval_text(v.metric.estimate, v.metric.unit, v.target.bound) if v.metric else "not measured",
+             bound_text(v.target),
+             limit if v.target.unit == "x" else "",
+             _verdict(v))
+            for v in verdicts[:ROWS]]
+    rows += [(_name(m.text, m), interval_text(m.estimate, m.unit), "", limit if m.unit == "x" else "", "") for m in beside]
+    headers = ("metric", "value (95% interval)", "target", "noise limit", "verdict")
+    kept = [place for place in range(len(headers)) if headers[place] != "noise limit" or limit]
+    return _markdown([headers[place] for place in kept], [[row[place] for place in kept] for row in rows])
+
+
+def _name(text: str, metric: Metric | None) -> str:
+    said = [part for part in ((metric.detail, f"proxy: {metric.proxy}" if metric.proxy else "") if metric else ()) if part]
+    return f"{text} ({'; '.join(said)})" if said else text
+
+
+def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> str:
+    aligned = ["right" if r else "left" for r in right] or None
+    return tabulate(list(rows), headers=list(headers), tablefmt="github", disable_numparse=True, colalign=aligned)
+
+
+def _metric_table(metrics: Sequence[Metric]) -> str:
+    rows = [(_name(m.text, m), interval_text(m.estimate, m.unit), f"{m.better} is better") for m in metrics]
+    return _markdown(("metric", "value (95% interval)", "direction"), rows) if rows else ""
+
+
+def _picture(result: Result, observed: Observed, where: Where) -> str:
+    table = next((t for t in observed.tables if t.chart), None)
+    if table is None:
+        return ""
+    url = _plot_url(result, table, where)
+    image = f"![{table.title}]({url}?raw=true)" if url else ""
+    return "\n\n".join(part for part in (image, _sparklines(table)) if part)
+
+
+def _plot_url(result: Result, table: Table, where: Where) -> str:
+    return where.url("blob", where.ledger, "results", result.week, result.run, f"{table.name}.png") if table.chart else ""
+
+
+def _plot_link(result: Result, table: Table, where: Where) -> str:
+    url = _plot_url(result, table, where)
+    return f"[plot]({url})" if url else ""
+
+
+def _sparklines(table: Table) -> str:
+    """The chart in text: a row of blocks for each line, or one over all bars."""
+    chart = table.chart
+    assert chart is not None, "only a charted table has a picture"
+    unit = next(c.unit for c in table.columns if c.name == chart.y)
+    values = [v if isinstance(v, (int, float)) else None for v in table.column(chart.y)]
+    groups = table.column(chart.by) if chart.by else ("",) * len(values)
+    keys = groups if chart.kind == "lines" else table.column(chart.x) if chart.kind == "stacked" else ("",) * len(values)
+    names = tuple(dict.fromkeys(keys))[:ROWS]
+    series = {name: [v for v, key in zip(values, keys, strict=True) if key == name] for name in names}
+    if chart.kind == "stacked":
+        series = {"": [sum(v for v in parts if v is not None) for parts in series.values()]}
+    lines = [_spark_line(_cell(name) or "all", numbers, unit) for name, numbers in series.items()]
+    return "\n".join((f"{table.title}, {chart.y} over {chart.x}:", "", *lines))
+
+
+def _spark_line(name: str, values: Sequence[float | None], unit: Unit) -> str:
+    seen = [v for v in values if v is not None]
+    if not seen:
+        return f"- {name}: no number"
+    return f"- {name} `{sparkline(values[:TABLE_ROWS])}` {_cell(min(seen))} to {with_unit(_cell(max(seen)), unit)}"
+
+
+def _table(table: Table) -> str:
+    headers = [f"{c.name} ({c.unit})" if c.unit else c.name for c in table.columns]
+    numeric = [all(not isinstance(row[place], str) for row in table.rows) for place in range(len(headers))]
+    more = len(table.rows) - TABLE_ROWS
+    text = _markdown(headers, [[_cell(cell) for cell in row] for row in table.rows[:TABLE_ROWS]], numeric)
+    return text + (f"\n\n{more} more rows are in result.json." if more > 0 else "")
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, float) and 0 < abs(cell) < 99.95:
+        return f"{cell:#.3g}"
+    return figure(cell, 0) if isinstance(cell, (int, float)) else cell or ""
+
+
+def _acceptance(workload: Workload, result: Result, verdicts: Sequence[Verdict], before: Sequence[Sequence[str]]) -> str:
+    items = len(workload.targets) + len(workload.deliverables)
+    had = {item for run in before for item in run}
+    now = earned(workload, result)
+    count = f"**Acceptance {len(had)}/{items} → {len(had | set(now))}/{items}**"
+    if reason := hold_back(result):
+        return f"{count}: nothing of this run is judged ({reason})."
+    lines = [f"- {_verdict(v)}: {v.target.text} {bound_text(v.target)}{_evidence(v)}" for v in verdicts]
+    for i, deliverable in enumerate(workload.deliverables):
+        item = f"deliverable/{i}"
+        state = "shown" if item in now else "shown before" if item in had else "open"
+        lines.append(f"- {state}: {deliverable.text}" + (f" ({', '.join(deliverable.files)})" if deliverable.files else ""))
+    return "\n".join((count, "", *lines))
+
+
+def _verdict(verdict: Verdict) -> str:
+    return f"{verdict.verdict} ({verdict.reason})" if verdict.reason else verdict.verdict
+
+
+def _evidence(verdict: Verdict) -> str:
+    return f", seen {interval_text(verdict.metric.estimate, verdict.metric.unit, verdict.target.bound)}" if verdict.metric else ""
+
+
+def _next_commands(result: Result, verdicts: Sequence[Verdict]) -> str:
+    request = result.request
+    again = (request, "asks for the same again")
+    smoke = (Request("bench", request.week, smoke=True), "runs the same code in half a minute, on a CPU, and is never judged")
+    offers = []
+    if result.status == "out of memory":
+        offers = [(replace(request, batch=max(1, (request.batch or 16) // 2)), "takes less memory"), smoke]
+    elif result.status in ("error", "crashed", "timeout"):
+        offers = [smoke, again]
+    elif result.status == "ok" and request.smoke:
+        offers = [(replace(request, smoke=False), "runs it in full")]
+    elif hold_back(result):
+        offers = [again]
+    else:
+        if any(v.verdict == "missed" for v in verdicts) and not request.profile:
+            offers = [(replace(request, profile=True), "also records where the time goes")]
+        if request.repeat == 1:
+            offers += [(replace(request, repeat=3), "measures in three processes, and shows the spread between them")]
+    spelled = {command(asked): why for asked, why in offers}
+    return "\n".join(("**Next**", "", *(f"- `{text}` {why}" for text, why in spelled.items()))) if spelled else ""
+
+
+def _details(summary: str, *parts: str) -> str:
+    text = "\n\n".join(part for part in parts if part)
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>" if text else ""
+
+
+def _environment(result: Result) -> str:
+    machine, telemetry = result.machine, result.telemetry
+    rows = [("GPU", f"{machine.gpus} x {machine.gpu}, {machine.gpu_memory_mib:,} MiB, driver {machine.driver}" if machine.gpu else "none"),
+            ("CPU", f"{machine.cpu}, {machine.cores} cores, {machine.memory_mib:,} MiB"),
+            ("system", f"{machine.system}, Python {machine.python}"),
+            ("packages", ", ".join(f"{name} {version}" for name, version in machine.packages)),
+            ("started", result.started)]
+    if telemetry:
+        clock = (telemetry.sm_clock_median, telemetry.sm_clock_lowest, telemetry.sm_clock_limit)
+        rows += [("SM clock", "median {}, lowest {}, limit {} MHz".format(*clock)),
+                 ("power", f"median {figure(telemetry.power_median, 0)}, highest {figure(telemetry.power_highest, 0)} W"),
+                 ("GPU memory", f"highest {figure(telemetry.memory_highest_mib, 0)} MiB"),
+                 ("throttled", _few([f"{reason} {share:.1%}" for reason, share in telemetry.throttled]) or "never")]
+    return _markdown(("what", "is"), rows)
+
+
+def _reproduce(result: Result) -> str:
+    checkout = f"git checkout {result.commit}\n" if result.commit else ""
+    return f"```sh\n{checkout}python -m runner {result.week} --out out{options(result.request)}\n```"
+
+
+def _footer(result: Result, where: Where) -> str:
+    folder = ("results", result.week, result.run)
+    links = (("workflow run", where.run_url), ("result.json", where.url("blob", where.ledger, *folder, "result.json")),
+             *((name, where.url("blob", where.ledger, *folder, name)) for name in result.files),
+             ("history", where.url("tree", where.branch, "results", result.week)))
+    return " · ".join(f"[{name}]({url})" for name, url in links if url)
+
+
+def _within_limit(sections: Sequence[str]) -> str:
+    """The sections, joined; whole <details> are left out, in a fixed order, until the text fits and says so."""
+    order = ("Table: ", "Other metrics", "Notes", "Environment", "End of the log")
+    droppable = [s for prefix in order for s in reversed(sections) if s.startswith(f"<details><summary>{prefix}")]
+    kept, left_out = list(sections), 0
+    while True:
+        said = [f"{left_out} sections were left out for length; all of it is in result.json."] if left_out else []
+        text = "\n\n".join((*kept, *said)) + "\n"
+        if len(text) <= LIMIT or not droppable:
+            return text
+        kept.remove(droppable.pop(0))
+        left_out += 1

@@ -1,0 +1,163 @@
+"""The ledger: results/<week>/<run>/ as it stands at a commit, what a new run adds to it, and the commit that does so.
+
+The ledger is the truth; SCOREBOARD.md and the results in a week's README follow from it. They change in the same commit as
+results/, and they are drawn anew, never merged, when somebody else pushed in between: no row is ever lost.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bot import documents, plot, regions, scoreboard
+from bot.artifact import Checked
+from bot.errors import Moved, UserError
+from bot.hub import Hub
+from workloads.spec import Result, SpecError, Workload, dumps, loads
+
+RESULT = re.compile(r"results/(week\d\d)/([cr]\d+)/result\.json", re.ASCII)
+SCOREBOARD = "SCOREBOARD.md"
+TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Every result.json, SCOREBOARD.md and the README of each week, by path; `sha` and `tree` are the commit they are of, ""
+    where that does not matter."""
+
+    files: Mapping[str, bytes]
+    sha: str = ""
+    tree: str = ""
+
+    def with_files(self, more: Mapping[str, bytes]) -> Ledger:
+        return replace(self, files={**self.files, **{path: content for path, content in more.items() if _kept(path)}})
+
+    def runs(self) -> dict[str, tuple[Result, ...]]:
+        """Every run by the key of its week, oldest first. Raises UserError for a file that is no result."""
+        found: dict[str, list[Result]] = {}
+        for path, content in sorted(self.files.items()):
+            if named := RESULT.fullmatch(path):
+                found.setdefault(named[1], []).append(_result(path, content))
+        return {week: tuple(sorted(of_week, key=_age)) for week, of_week in found.items()}
+
+    def before(self, result: Result) -> tuple[Result, ...]:
+        """The runs of the same week that are older than `result`."""
+        return tuple(run for run in self.runs().get(result.week, ()) if _age(run) < _age(result))
+
+
+def _age(run: Result) -> tuple[str, int]:
+    return run.started, int(run.run[1:])
+
+
+def _kept(path: str) -> bool:
+    return path == SCOREBOARD or bool(RESULT.fullmatch(path) or re.fullmatch(r"workloads/week\d\d_[a-z0-9_]+/README\.md", path))
+
+
+def _result(path: str, content: bytes) -> Result:
+    try:
+        return loads(Result, content)
+    except SpecError as error:
+        raise UserError(f"{path} is no result: {error}") from error
+
+
+def open_ledger(root: Path) -> Ledger:
+    """The ledger in the files under `root`."""
+    found = [root / SCOREBOARD, *root.glob("results/*/*/result.json"), *root.glob("workloads/*/README.md")]
+    paths = {path.relative_to(root).as_posix(): path for path in found if path.is_file()}
+    return Ledger({name: path.read_bytes() for name, path in paths.items() if _kept(name)})
+
+
+def open_checkout(root: Path) -> Ledger:
+    """The ledger of a fresh checkout, with its commit, so that writing starts without asking GitHub for either."""
+    told = subprocess.run(["git", "rev-parse", "HEAD", "HEAD^{tree}"], cwd=root, capture_output=True, text=True, check=True)
+    sha, tree = told.stdout.split()
+    return replace(open_ledger(root), sha=sha, tree=tree)
+
+
+# ---------------------------------------------------------------------------------------------------- what follows from what
+
+
+def folder(result: Result) -> str:
+    return f"results/{result.week}/{result.run}"
+
+
+def entry(checked: Checked) -> dict[str, bytes]:
+    """The files of one run, by path: result.json, what the run left beside it, and each chart."""
+    result = checked.result
+    held = {"result.json": dumps(result).encode(), **checked.files}
+    return {**{f"{folder(result)}/{name}": content for name, content in held.items()}, **plots(result)}
+
+
+def plots(result: Result) -> dict[str, bytes]:
+    """The charts of a run as PNGs, by path."""
+    observed = result.pooled()
+    charted = [table for table in observed.tables if table.chart] if observed else []
+    return {f"{folder(result)}/{table.name}.png": plot.draw(table) for table in charted}
+
+
+def pages(ledger: Ledger, workloads: Mapping[str, Workload]) -> dict[str, bytes]:
+    """The pages that follow from the runs: SCOREBOARD.md, and the README of each week that has one."""
+    runs = ledger.runs()
+    made = {SCOREBOARD: scoreboard.page(_text(ledger, SCOREBOARD), runs, workloads)}
+    for key, workload in workloads.items():
+        path = f"workloads/{workload.folder}/README.md"
+        if path in ledger.files:
+            made[path] = regions.replace(_text(ledger, path), "results", documents.week_results(workload, runs.get(key, ())))
+    return {path: text.encode() for path, text in made.items()}
+
+
+def _text(ledger: Ledger, path: str) -> str:
+    return ledger.files.get(path, b"").decode("utf-8", "replace")
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def put(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapping[str, Workload]) -> Ledger:
+    """Add a run to the ledger on `branch`; the ledger with it, at the commit that holds it. A run that is there already, byte
+    for byte, makes no second commit. Raises Moved where others push faster than this."""
+    result = checked.result
+    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}")
+
+
+def redraw(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Workload]) -> Ledger:
+    """Make the pages on `branch` follow from its runs, if they do not."""
+    return _write(hub, branch, ledger, {}, workloads, "Redraw the scoreboard")
+
+
+def _write(hub: Hub, branch: str, ledger: Ledger, added: dict[str, bytes], workloads: Mapping[str, Workload], message: str) -> Ledger:
+    attempt = 1
+    while True:
+        grown = ledger.with_files(added)
+        drawn = pages(grown, workloads)
+        done = grown.with_files(drawn)
+        if done.files == ledger.files:
+            return ledger
+        wanted = added | {path: content for path, content in drawn.items() if ledger.files.get(path) != content}
+        try:
+            return replace(done, sha=hub.commit(branch, ledger.sha, ledger.tree, wanted, message), tree="")
+        except Moved:
+            if attempt == TRIES:
+                raise
+        hub.pause(attempt)
+        attempt += 1
+        ledger = catch_up(hub, branch, ledger)
+
+
+def catch_up(hub: Hub, branch: str, ledger: Ledger) -> Ledger:
+    """The ledger as `branch` has it now."""
+    head = hub.head(branch)
+    if head == ledger.sha:
+        return ledger
+    files = dict(ledger.files)
+    for path in hub.changed(ledger.sha, head):
+        if _kept(path):
+            content = hub.read(path, head)
+            if content is None:
+                files.pop(path, None)
+            else:
+                files[path] = content
+    return Ledger(files, head, hub.tree(head))

@@ -1,0 +1,198 @@
+"""Who may, once, and what they are told: events through the gate, against a hub that judges every exchange."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import commands, gate
+from bot.errors import UserError
+from bot.hub import Hub
+from bot.report import Where
+from workloads.spec import Request, discover
+
+EVENTS = json.loads((Path(__file__).parent / "cases" / "events.json").read_text())
+BOT = "github-actions[bot]"
+WEEKS = discover()
+
+
+def patched(event: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    made = copy.deepcopy(event)
+    for path, value in patch.items():
+        *way, last = path.split(".")
+        at = made
+        for name in way:
+            at = at[name]
+        at[last] = value
+    return made
+
+
+def make(localhub: Any, body: str | None = "/bench week01", login: str = "member", title: str = "Week 01 - a title",
+         **patch: Any) -> dict[str, Any]:
+    """The event of a comment that is there: on a new issue, by `login`."""
+    issue = localhub.open_issue(title)
+    comment = localhub.comment_as(login, issue.number, body or "(nothing)")
+    number = localhub.hub.users[login].id
+    event = {"action": "created", "sender": {"login": login, "id": number, "type": "User"},
+             "comment": {"id": comment.id, "body": body, "user": {"login": login, "id": number, "type": "User"}},
+             "issue": {"number": issue.number, "title": title, "state": "open", "locked": False}}
+    return patched(event, {path.replace("__", "."): value for path, value in patch.items()})
+
+
+def decide(localhub: Any, event: dict[str, Any], workflow_run: str = "4242") -> gate.Decision:
+    found = gate.read(event, BOT)
+    if isinstance(found, gate.Ask):
+        hub = Hub(*localhub.hub_args, pause_s=0, sleep=lambda _: None)
+        where = Where("https://github.com", localhub.repo, "main")
+        return gate.answer(found, hub, WEEKS, where, workflow_run)
+    return found
+
+
+def said(localhub: Any) -> list[str]:
+    """What the bot has written, without the hidden first line."""
+    return [comment.body.split("\n\n", 1)[1] for issue in localhub.hub.issues for comment in issue.comments if comment.user.login == BOT]
+
+
+def reactions(localhub: Any) -> list[str]:
+    return [reaction.content for issue in localhub.hub.issues for comment in issue.comments for reaction in comment.reactions]
+
+
+@pytest.mark.parametrize("case", EVENTS["cases"], ids=[case["id"] for case in EVENTS["cases"]])
+def test_case(localhub: Any, case: dict[str, Any]) -> None:
+    event = patched(EVENTS["base"], case["patch"])
+    role = event["permission"]
+    localhub.add_user("alice", 10, role if isinstance(role, str) else "write")
+    if isinstance(role, int):
+        localhub.fault("GET", "/permission", times=9, status=role)
+    issue = localhub.open_issue("Week 07 - a title")
+    event["comment"]["id"] = localhub.comment_as("alice", issue.number, "/bench").id
+    event["issue"]["number"] = issue.number
+    decision = decide(localhub, event)
+    assert decision.verdict == case["expected"]
+    assert f"accepted={'true' if case['expected'] == 'accepted' else 'false'}\n" in decision.outputs()
+
+
+def test_an_accepted_bench(localhub: Any) -> None:
+    event = make(localhub, "/bench --smoke --batch 64")
+    decision = decide(localhub, event)
+    number = event["comment"]["id"]
+    card = localhub.hub.issues[0].comments[-1]
+    assert decision.outputs() == (
+        "verdict=accepted\naccepted=true\nrun=true\n"
+        'request={"command":"bench","week":"week01","smoke":true,"batch":64,"gpus":1,"repeat":1,"profile":false,"vs":null,'
+        '"dry_run":false,"runs":[]}\n'
+        f"request_id=c{number}\nissue=1\ncard={card.id}\n")
+    assert card.body.startswith(f"<!-- sprintbench:card c{number} run=4242 -->\n\n### week01 · queued")
+    assert reactions(localhub) == ["eyes"]
+    assert len(localhub.requests) == 3
+
+
+def test_a_stranger_gets_a_sign_and_no_words(localhub: Any) -> None:
+    for body in ("/bench week01", "/bench week99", "/help"):
+        assert decide(localhub, make(localhub, body, "stranger")) == gate.Decision("refused", gate.STRANGER)
+    assert (said(localhub), reactions(localhub)) == ([], ["-1"] * 3)
+
+
+@pytest.mark.parametrize(("body", "title", "verdict", "words"), [
+    ("/bench week1", "Week 01 - a", "refused", "Did you mean `week01`?"),
+    ("/bench", "Anything", "refused", gate.WHICH_WEEK),
+    ("/bench week16", "Week 01 - a", "accepted", "week16 has no workload yet. Weeks that run: `week01`"),
+    ("/compare c1 c2", "Week 01 - a", "accepted", "Not available yet: `/compare`"),
+    ("/help", "Week 01 - a", "accepted", commands.help_text()),
+])
+def test_what_the_gate_answers_itself(localhub: Any, body: str, title: str, verdict: str, words: str) -> None:
+    decision = decide(localhub, make(localhub, body, title=title))
+    assert (decision.verdict, decision.run, decision.request) == (verdict, False, None)
+    [answer] = said(localhub)
+    assert words in answer
+    assert commands.parse(answer) is None
+
+
+@pytest.mark.parametrize("state", [{"issue__state": "closed"}, {"issue__locked": True}])
+def test_a_closed_issue_says_so_to_those_who_may(localhub: Any, state: dict[str, Any]) -> None:
+    assert decide(localhub, make(localhub, **state)).verdict == "refused"
+    assert said(localhub) == [gate.CLOSED]
+    assert decide(localhub, make(localhub, login="stranger", **state)).verdict == "refused"
+    assert len(said(localhub)) == 1
+
+
+@pytest.mark.parametrize(("patch", "verdict", "reason"), [
+    ({"action": "edited"}, "ignored", gate.NOT_NEW),
+    ({"action": "deleted"}, "ignored", gate.NOT_NEW),
+    ({"comment__user__type": "Organization"}, "ignored", gate.NOT_A_PERSON),
+    ({"comment__user__login": "GitHub-Actions[bot]"}, "ignored", gate.NOT_A_PERSON),
+    ({"comment__performed_via_github_app": {"slug": "x"}}, "ignored", gate.NOT_A_PERSON),
+    ({"issue__pull_request": {}}, "refused", gate.PULL_REQUEST),
+    ({"sender__id": 66}, "refused", gate.FORGED),
+    ({"comment__body": "hello"}, "ignored", gate.NO_COMMAND),
+    ({"comment__body": None}, "ignored", gate.NO_COMMAND),
+])
+def test_what_is_decided_without_the_network(localhub: Any, patch: dict[str, Any], verdict: Any, reason: str) -> None:
+    assert decide(localhub, make(localhub, **patch)) == gate.Decision(verdict, reason)
+    assert localhub.requests == []
+
+
+@pytest.mark.parametrize("patch", [
+    {"comment": None}, {"comment__id": "7"}, {"comment__id": 0}, {"comment__id": True}, {"comment__body": 5}, {"comment__user": []},
+    {"comment__user__login": None}, {"comment__user__id": None}, {"issue": "5"}, {"issue__number": 1.0}, {"sender": None}])
+def test_a_malformed_event_is_an_error(localhub: Any, patch: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="no issue_comment event"):
+        decide(localhub, make(localhub, **patch))
+
+
+@pytest.mark.parametrize("event", [None, [], "x", {}])
+def test_no_event_at_all(event: Any) -> None:
+    with pytest.raises(UserError, match="no issue_comment event"):
+        gate.read(event, BOT)
+
+
+def test_the_same_command_runs_once(localhub: Any) -> None:
+    event = make(localhub)
+    assert decide(localhub, event, "4242").run
+    assert decide(localhub, event, "4243") == gate.Decision("ignored", gate.DUPLICATE)
+    assert len(said(localhub)) == 1
+
+
+def test_a_job_run_again_goes_on(localhub: Any) -> None:
+    event = make(localhub)
+    first = decide(localhub, event)
+    again = decide(localhub, event)
+    assert (again.run, again.card) == (True, first.card)
+    assert len(said(localhub)) == 1
+
+
+def test_a_claim_without_a_card_is_taken_up(localhub: Any) -> None:
+    event = make(localhub)
+    Hub(*localhub.hub_args, pause_s=0).claim(event["comment"]["id"])
+    assert decide(localhub, event).run
+    assert len(said(localhub)) == 1
+
+
+def test_a_command_deleted_meanwhile_still_runs(localhub: Any) -> None:
+    event = make(localhub)
+    localhub.hub.issues[0].comments.clear()
+    assert decide(localhub, event).run
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/permission"), ("POST", "/reactions"), ("POST", "/comments$")])
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 403, "message": "Resource not accessible by integration"}, {"html": True}])
+def test_without_an_answer_nothing_runs(localhub: Any, method: str, path: str, fault: dict[str, Any], capsys: Any) -> None:
+    localhub.fault(method, path, times=99, **fault)
+    decision = decide(localhub, make(localhub))
+    assert decision == gate.Decision("refused", gate.UNANSWERED)
+    assert said(localhub) == []
+    assert path.strip("$") in capsys.readouterr().err
+
+
+def test_when_a_comment_was_written() -> None:
+    assert gate.asked_at({"comment": {"created_at": "2026-11-23T12:00:00Z"}}) == "2026-11-23T12:00:00Z"
+    assert gate.asked_at({"comment": {}}) == ""
+
+
+def test_outputs_hold_nothing_but_words_and_numbers() -> None:
+    decision = gate.Decision("accepted", "x", True, Request("bench", "week01"), "c7", 5, 6)
+    lines = dict(line.split("=", 1) for line in decision.outputs().splitlines())
+    assert {**lines, "request": json.loads(lines["request"])["week"]} == {
+        "verdict": "accepted", "accepted": "true", "run": "true", "request": "week01", "request_id": "c7", "issue": "5", "card": "6"}

@@ -1,0 +1,138 @@
+"""Pictures: PNGs of one size, the same for the same table, for every kind of chart and for whatever a table may hold."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from golden import stored
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from strategies import tables
+
+from bot.plot import COLOURS, HEIGHT_PX, MARKS, PLACES, ROW, WIDTH_PX, _apart, draw
+from workloads.spec import Cell, Chart, Column, Table
+
+COLUMNS = (Column("arm"), Column("part"), Column("size"), Column("time", "ms"), Column("low", "ms"), Column("high", "ms"))
+ROWS: tuple[tuple[Cell, ...], ...] = (
+    ("eager", "conv", 1, 4.0, 3.9, 4.2),
+    ("eager", "norm", 2, 2.0, 1.9, 2.1),
+    ("compiled", "conv", 1, 3.5, 3.4, 3.6),
+    ("compiled", "norm", 2, 0.5, None, 0.6),
+)
+LINES = Chart("lines", "size", "time", "arm", "low", "high", (1.5,), True)
+BARS = Chart("bars", "arm", "time", low="low", high="high", marks=(1.5,))
+STACKED = Chart("stacked", "arm", "time", "part")
+
+
+def table(chart: Chart | None, rows: tuple[tuple[Cell, ...], ...] = ROWS) -> Table:
+    return Table("t", "Time by arm", COLUMNS, rows, chart)
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def painted(png: bytes, colour: str) -> int:
+    """How many pixels have exactly this colour."""
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((pixels(png) == rgb).all(axis=-1).sum())
+
+
+@pytest.mark.parametrize(
+    "drawn", [table(LINES), table(BARS), table(STACKED), *stored("ok").observed[0].tables], ids=lambda t: f"{t.name}-{t.chart.kind}"
+)
+def test_a_chart_is_a_png_of_one_size_and_always_the_same(drawn: Table):
+    png = draw(drawn)
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert pixels(png).shape == (HEIGHT_PX, WIDTH_PX, 3)
+    assert draw(drawn) == png
+    assert re.findall(rb"tEXt|iTXt|tIME|matplotlib", png) == []
+
+
+def test_a_table_without_a_chart_has_no_picture():
+    with pytest.raises(ValueError, match="the table t has no chart"):
+        draw(table(None))
+
+
+def test_each_line_has_its_colour():
+    png = draw(table(LINES))
+    assert [painted(png, colour) > 200 for colour in COLOURS[:3]] == [True, True, False]
+
+
+def test_bars_are_as_high_as_their_values():
+    rows: tuple[tuple[Cell, ...], ...] = (
+        ("a", None, 1, 1.0, None, None),
+        ("b", None, 1, 2.0, None, None),
+        ("c", None, 1, None, None, None),
+    )
+    blue = (pixels(draw(table(replace(BARS, marks=()), rows))) == [0x00, 0x72, 0xB2]).all(axis=-1)
+    heights = blue.sum(axis=0)
+    left, right = heights[: WIDTH_PX // 3].max(), heights[WIDTH_PX // 3 :].max()
+    assert right / left == pytest.approx(2.0, rel=0.02)
+    assert heights[WIDTH_PX * 3 // 4 :].max() == 0
+
+
+def test_a_gap_breaks_the_line():
+    whole = tuple(("x", None, size, 2.0, None, None) for size in (1, 2, 4, 8, 16))
+    broken = tuple(row if row[2] != 4 else (*row[:3], None, None, None) for row in whole)
+    chart = Chart("lines", "size", "time", log_x=True)
+    assert painted(draw(table(chart, broken)), COLOURS[0]) == pytest.approx(painted(draw(table(chart, whole)), COLOURS[0]) / 2, rel=0.2)
+
+
+def test_a_mark_is_drawn_and_has_room_above_the_data():
+    above = draw(table(replace(BARS, marks=(40.0,))))
+    blue = (pixels(above) == [0x00, 0x72, 0xB2]).all(axis=-1)
+    assert blue.sum(axis=0).max() < HEIGHT_PX / 8
+
+
+@pytest.mark.parametrize("chart", [LINES, BARS, STACKED, replace(LINES, by="", low="", high="", log_x=False)], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        (),
+        (("a", None, None, None, None, None),),
+        (("a", "b", -3, -2.5, None, None),),
+        (("a", "b", 0, 0.0, 0.0, 0.0),),
+        (("a", "b", "c", "d", "e", "f"),),
+        (("a", "b", 1, 1e299, -1e299, 1e299), ("b", "b", 2, 1e-299, 5.0, -5.0)),
+    ],
+    ids=range(6),
+)
+def test_nothing_to_draw_is_still_a_picture(chart: Chart, rows: tuple[tuple[Cell, ...], ...]):
+    assert pixels(draw(table(chart, rows))).shape == (HEIGHT_PX, WIDTH_PX, 3)
+
+
+@pytest.mark.parametrize("chart", [LINES, BARS, STACKED], ids=lambda c: c.kind)
+def test_more_than_a_picture_holds(chart: Chart):
+    rows = tuple(
+        (f"arm {i} with a long name that goes on", f"part {i % 20} of many parts there are", i, i / 7, i / 8, i / 6)
+        for i in range(1, 3 * PLACES)
+    )
+    many = replace(chart, marks=tuple(float(i) for i in range(MARKS + 3)))
+    assert pixels(draw(table(many, rows))).shape == (HEIGHT_PX, WIDTH_PX, 3)
+
+
+@given(tables(charted=True))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_any_chart_that_the_contract_allows_is_drawn(drawn: Table):
+    assert pixels(draw(drawn)).shape == (HEIGHT_PX, WIDTH_PX, 3)
+
+
+@given(st.lists(st.floats(0, 1), max_size=16).map(sorted))
+def test_labels_keep_their_order_and_a_row_apart(wanted: list[float]):
+    heights = _apart(wanted)
+    row = min(ROW, 1 / max(1, len(wanted)))
+    assert all(0 <= height <= 1 + 1e-9 for height in heights)
+    assert all(above - below >= row - 1e-9 for below, above in itertools.pairwise(heights))
+
+
+def test_labels_with_room_stay_where_they_are():
+    assert _apart([0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9])
+    assert _apart([0.5, 0.5]) == pytest.approx([0.5 - ROW / 2, 0.5 + ROW / 2])

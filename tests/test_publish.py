@@ -1,0 +1,206 @@
+"""The sequences that write: the whole way of a command, cut at every step and run again, with the same end."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+from sample_week import COMMIT, WEEK01, files, paths, result
+
+from bot import gate, store
+from bot.artifact import Checked
+from bot.errors import HubError, HubRefused
+from bot.hub import Hub
+from bot.kickoff import kickoff
+from bot.publish import Place, give_up, open_week, publish, waited_s
+from bot.report import Where, lost_card
+from bot.store import Ledger
+from workloads.plan import WEEKS as PLANNED
+from workloads.plan import planned
+from workloads.spec import Failure, Request
+
+WEEKS = {"week01": WEEK01}
+WHERE = Where("https://github.com", "sprinter/sprint", "main")
+
+
+@pytest.fixture
+def hub(localhub: Any) -> Hub:
+    return Hub(*localhub.hub_args, pause_s=0, sleep=lambda _: None)
+
+
+@dataclasses.dataclass
+class Asked:
+    """A command that the gate accepted, and the repository as the report job's checkout has it."""
+
+    place: Place
+    ledger: Ledger
+    command: Any
+
+    def checked(self, **changes: Any) -> Checked:
+        made = result(run=self.place.request_id, commit=COMMIT, **changes)
+        return Checked(made, {name: content for name, content in files(made).items() if name != "result.json"})
+
+
+def ask(localhub: Any, hub: Hub, title: str = "", body: str = "/bench week01") -> Asked:
+    plan = kickoff(planned(1), WEEK01)
+    issue = localhub.open_issue(title or plan.title, plan.body, login="github-actions[bot]")
+    command = localhub.comment_as("member", issue.number, body)
+    head = hub.head("main")
+    ledger = Ledger({}, head, hub.tree(head))
+    localhub.requests.clear()
+    user = {"login": "member", "id": 1002, "type": "User"}
+    found = gate.read({"action": "created", "sender": user, "comment": {"id": command.id, "body": body, "user": user},
+                       "issue": {"number": issue.number, "title": issue.title, "state": "open"}}, "github-actions[bot]")
+    assert isinstance(found, gate.Ask)
+    decision = gate.answer(found, hub, WEEKS, WHERE, "4242")
+    assert decision.run
+    return Asked(Place(issue.number, decision.card, command.id, "4242", WHERE), ledger, command)
+
+
+def card(localhub: Any) -> str:
+    """The one comment of the bot."""
+    [body] = [c.body for c in localhub.hub.issues[0].comments if c.user.login == "github-actions[bot]"]
+    return str(body)
+
+
+def signs(asked: Asked) -> list[str]:
+    return [reaction.content for reaction in asked.command.reactions]
+
+
+def test_the_whole_way_of_a_command(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub)
+    ledger = publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    run = asked.place.request_id
+    assert card(localhub).startswith(f"<!-- sprintbench:card {run} run=4242 -->\n\n### week01 · met")
+    assert f"/blob/{ledger.sha}/results/week01/{run}/speedup.png?raw=true" in card(localhub)
+    assert "- [x] " in localhub.hub.issues[0].body
+    assert f"([{run}](https://github.com/sprinter/sprint/issues/1#issuecomment-{asked.place.card}))" in localhub.hub.issues[0].body
+    assert run.encode() in localhub.git.read("main", "SCOREBOARD.md")
+    assert signs(asked) == ["eyes", "rocket"]
+    assert len(localhub.requests) <= 15
+
+
+def test_a_smoke_run_ticks_nothing(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub, body="/bench week01 --smoke")
+    publish(hub, "main", asked.ledger, asked.checked(request=Request("bench", "week01", smoke=True)), WEEKS, asked.place)
+    assert "not judged (smoke run)" in card(localhub)
+    assert "[x]" not in localhub.hub.issues[0].body
+
+
+def test_a_run_asked_for_elsewhere_ticks_nothing_there(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub, title="Week 02 - another")
+    publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    assert "[x]" not in localhub.hub.issues[0].body
+    assert signs(asked) == ["eyes", "rocket"]
+
+
+def test_a_failed_run_is_stored_and_says_so(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub)
+    failed = asked.checked(status="crashed", failure=Failure("signal 11", "last words"), observed=(), files=())
+    publish(hub, "main", asked.ledger, failed, WEEKS, asked.place)
+    assert "failed: crashed" in card(localhub)
+    assert localhub.git.read("main", f"results/week01/{asked.place.request_id}/result.json")
+    assert signs(asked) == ["eyes", "confused"]
+
+
+def end(localhub: Any, asked: Asked) -> tuple[Any, ...]:
+    """What people see, less commit ids."""
+    head = localhub.git.head()
+    held = {path: localhub.git.read(head, path) for path in paths(localhub, head)}
+    return re.sub(r"[0-9a-f]{40}", "SHA", card(localhub)), localhub.hub.issues[0].body, held, signs(asked), len(localhub.git.log("main"))
+
+
+STEPS = ("/git/blobs", "/git/trees", "/git/commits", "/git/refs/", "/issues/comments/[0-9]+$", "/issues/1$", "/reactions")
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_cut_anywhere_and_run_again_it_ends_the_same(hub: Hub, localhub: Any, step: str, applied: bool) -> None:
+    asked = ask(localhub, hub)
+    method = "PATCH" if step in STEPS[3:6] else "POST"
+    localhub.fault(method, step, times=4, reset=True, apply=applied)
+    with pytest.raises(HubError):
+        publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    again = end(localhub, asked)
+    publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    assert end(localhub, asked) == again
+    assert again[3:] == (["eyes", "rocket"], 2)
+    assert "### week01 · met" in again[0]
+    assert "[x]" in again[1]
+
+
+def test_a_deleted_card_is_posted_anew_and_once(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub)
+    localhub.hub.issues[0].comments.pop()
+    for _ in range(2):
+        publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    assert "### week01 · met" in card(localhub)
+
+
+def test_a_deleted_issue_loses_nothing_but_the_comment(hub: Hub, localhub: Any, capsys: Any) -> None:
+    asked = ask(localhub, hub)
+    localhub.hub.issues.clear()
+    publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    assert asked.place.request_id.encode() in localhub.git.read("main", "SCOREBOARD.md")
+    assert "HTTP 404" in capsys.readouterr().err
+
+
+def test_one_refusal_does_not_stop_the_rest(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub)
+    localhub.fault("PATCH", "/issues/comments/", status=403, message="Resource not accessible by integration")
+    with pytest.raises(HubRefused, match="not accessible"):
+        publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    assert "[x]" in localhub.hub.issues[0].body
+    assert signs(asked) == ["eyes", "rocket"]
+
+
+def test_a_lost_run_says_so_and_is_no_result(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub)
+    run = asked.place.request_id
+    give_up(hub, asked.place, lost_card(run, Request("bench", "week01"), "cancelled", WHERE))
+    assert "left no result" in card(localhub)
+    assert "`/bench week01` asks again" in card(localhub)
+    assert signs(asked) == ["eyes", "confused"]
+    assert len(localhub.git.log("main")) == 1
+
+
+@pytest.mark.parametrize(("asked", "started", "waited"), [
+    ("2026-11-23T12:00:00Z", "2026-11-23T12:01:30Z", 90.0), ("2026-11-23T12:00:00Z", "2026-11-23T11:59:59Z", None),
+    ("", "2026-11-23T12:01:30Z", None)])
+def test_waiting(asked: str, started: str, waited: float | None) -> None:
+    assert waited_s(asked, started) == waited
+
+
+# ---------------------------------------------------------------------------------------------------- kickoff
+
+
+def ledger_at(localhub: Any, hub: Hub) -> Ledger:
+    head = hub.head("main")
+    held = {path: localhub.git.read(head, path) for path in paths(localhub, head)}
+    return dataclasses.replace(Ledger({}).with_files(held), sha=head, tree=hub.tree(head))
+
+
+def test_a_week_is_opened_once(hub: Hub, localhub: Any) -> None:
+    assert open_week(hub, "main", ledger_at(localhub, hub), WEEKS, "week03") == ("week03", 1, True)
+    assert open_week(hub, "main", ledger_at(localhub, hub), WEEKS, "week03") == ("week03", 1, False)
+    [issue] = localhub.hub.issues
+    plan = kickoff(planned(3), None)
+    assert (issue.title, issue.body, issue.milestone.title) == (plan.title, plan.body, plan.milestone)
+    assert tuple(label.name for label in issue.labels) == plan.labels
+    assert localhub.git.read("main", "SCOREBOARD.md") == store.pages(Ledger({}), WEEKS)["SCOREBOARD.md"]
+    assert len(localhub.git.log("main")) == 2
+
+
+def test_monday_opens_the_next_week(hub: Hub, localhub: Any) -> None:
+    localhub.open_issue("Week 02 - opened by hand")
+    ledger = ledger_at(localhub, hub)
+    opened = [open_week(hub, "main", ledger, WEEKS, None) for _ in range(3)]
+    assert opened == [("week01", 2, True), ("week03", 3, True), ("week04", 4, True)]
+
+
+def test_after_the_last_week_there_is_none(hub: Hub, localhub: Any) -> None:
+    for week in PLANNED:
+        localhub.open_issue(kickoff(week, None).title)
+    assert open_week(hub, "main", ledger_at(localhub, hub), WEEKS, None) is None
+    assert len(localhub.hub.issues) == 16

@@ -1,0 +1,356 @@
+"""The comment: golden pairs whole, then the rules that no example shows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import cmarkgfm
+import pytest
+from cmarkgfm.cmark import Options
+from golden import BEST, FOLDER, KINDS, SAME, WORKLOAD, stored
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import results
+
+from bot.acceptance import judge
+from bot.commands import parse
+from bot.report import (
+    LIMIT,
+    Where,
+    block,
+    bound_text,
+    code,
+    command,
+    duration_text,
+    fenced,
+    figure,
+    interval_text,
+    lost_card,
+    printable,
+    queued_card,
+    refused_card,
+    report,
+    sparkline,
+    state_text,
+    value_text,
+)
+from workloads.spec import Chart, Column, Estimate, Failure, Metric, Observed, Request, Result, Table, Target
+
+WHERE = Where(
+    server="https://github.com",
+    repo="sprinter/sprint",
+    branch="main",
+    ledger="b" * 40,
+    queued_s=41.0,
+    comment_url="https://github.com/sprinter/sprint/issues/1#issuecomment-4210",
+    run_url="https://github.com/sprinter/sprint/actions/runs/77",
+)
+NOWHERE = Where()
+hostile = st.text(st.characters(), max_size=400) | st.text("`@/<>![]()|\n\r\t \u202e\x1b[31m", max_size=400)
+
+
+def html(markdown: str) -> str:
+    return cmarkgfm.github_flavored_markdown_to_html(markdown, options=Options.CMARK_OPT_UNSAFE)
+
+
+def spread(low: float, value: float, high: float) -> Estimate:
+    return Estimate("median", value, low, high, (value,))
+
+
+def with_metrics(*metrics: Metric, tables: tuple[Table, ...] = (), notes: tuple[str, ...] = ()) -> Result:
+    return replace(stored("ok"), observed=(Observed(metrics, tables, notes),))
+
+
+# ---------------------------------------------------------------------------------------------------- whole reports
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_golden(kind: str, request: pytest.FixtureRequest):
+    expected = FOLDER / f"{kind}.report.md"
+    actual = report(WORKLOAD, stored(kind), WHERE)
+    if request.config.getoption("--update-golden"):
+        expected.write_text(actual, encoding="utf-8")
+    assert expected.read_text(encoding="utf-8") == actual
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_is_one_comment_that_is_no_command(kind: str):
+    text = report(WORKLOAD, stored(kind), WHERE)
+    assert text.splitlines()[0] == f"<!-- sprintbench:card {stored(kind).run} -->"
+    assert [line for line in text.splitlines() if line.startswith("/")] == []
+    assert parse(text) is None
+    assert text.count("<details>") == text.count("</details>\n") == text.count("<details><summary>")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_unknown_is_invented_without_a_repository(kind: str):
+    text = report(WORKLOAD, stored(kind), NOWHERE)
+    assert re.findall(r"\]\(|http|None|waited|comment\]", text.split("End of the log")[0]) == []
+
+
+def test_headlines():
+    def headline(result: Result) -> str:
+        return report(WORKLOAD, result, NOWHERE).splitlines()[2]
+
+    best = "compile speedup, best of three models (target >= 1.5 x)"
+    assert headline(stored("ok")) == f"### week01 · met · 1.84 x {best} · no action needed"
+    assert headline(stored("smoke")) == f"### week01 · not judged (smoke run) · 1.03 x {best} · next: run it in full"
+    assert headline(stored("missed")) == (
+        "### week01 · missed · 1.19 x compile speedup, worst of three models (target >= 1.2 x) · next: profile it"
+    )
+    profiled = replace(stored("missed"), request=replace(stored("missed").request, profile=True))
+    assert headline(profiled).endswith(" · next: read the profile")
+    assert headline(stored("oom")) == "### week01 · failed: out of memory · next: try a smaller batch"
+    assert headline(stored("timeout")) == "### week01 · failed: timeout · next: try the smoke run, or fewer processes"
+    assert headline(stored("invalid")) == (
+        "### week01 · INVALID: hardware thermal slowdown in 3% of samples and 4 more · "
+        f"1.83 x {best} · next: run it again once the machine is quiet"
+    )
+
+
+def test_a_week_that_is_judged_in_part_says_so():
+    some = with_metrics(SAME.measured(spread(1, 1, 1)), BEST.measured(spread(2, 2, 2)))
+    assert state_text(some, judge(WORKLOAD, some)) == "met 2 of 3, the rest not judged"
+    assert report(WORKLOAD, some, NOWHERE).splitlines()[2].endswith("next: see below what is not judged, and why")
+    proxied = with_metrics(SAME.measured(spread(1, 1, 1), proxy="random weights"), BEST.measured(spread(2, 2, 2)))
+    text = report(WORKLOAD, proxied, NOWHERE)
+    assert "(proxy: random weights)**" in text
+    assert "not judged (proxy: random weights)" in text
+    none = with_metrics(SAME.measured(spread(1, 1, 1), proxy="a"))
+    assert report(WORKLOAD, none, NOWHERE).splitlines()[2] == (
+        "### week01 · not judged (not measured by this run) · next: see below what is not judged, and why"
+    )
+
+
+def test_acceptance_counts_what_earlier_runs_earned():
+    assert "**Acceptance 3/5 → 5/5**" in report(WORKLOAD, stored("ok"), NOWHERE, (stored("missed"), stored("smoke")))
+    text = report(WORKLOAD, stored("missed"), NOWHERE, [stored("ok")])
+    assert "**Acceptance 5/5 → 5/5**" in text
+    assert "- shown before: Benchmarks on" in text
+    smoke = report(WORKLOAD, stored("smoke"), NOWHERE, [stored("ok")])
+    assert "**Acceptance 5/5 → 5/5**: nothing of this run is judged (smoke run)." in smoke
+
+
+@pytest.mark.parametrize(
+    ("kind", "offers"),
+    [
+        ("ok", ["/bench week01 --repeat 3"]),
+        ("missed", ["/bench week01 --repeat 3 --profile"]),
+        ("smoke", ["/bench week01"]),
+        ("crashed", ["/bench week01 --smoke", "/bench week01"]),
+        ("timeout", ["/bench week01 --smoke", "/bench week01"]),
+        ("oom", ["/bench week01 --batch 256", "/bench week01 --smoke"]),
+        ("invalid", ["/bench week01"]),
+    ],
+)
+def test_every_offered_command_is_one(kind: str, offers: list[str]):
+    text = report(WORKLOAD, stored(kind), NOWHERE)
+    found = re.findall(r"^- `(/bench[^`]*)`", text, re.MULTILINE)
+    assert found == offers
+    assert [command(asked) for asked in map(parse, found) if isinstance(asked, Request)] == offers
+
+
+def test_nothing_is_offered_where_nothing_is_to_do():
+    result = stored("ok")
+    thrice = replace(result, request=replace(result.request, repeat=3), observed=result.observed * 3)
+    assert "**Next**" not in report(WORKLOAD, thrice, NOWHERE)
+
+
+def test_a_cancelled_run_may_be_asked_for_again():
+    cancelled = replace(stored("timeout"), status="cancelled")
+    assert "**Next**\n\n- `/bench week01` asks for the same again\n\n" in report(WORKLOAD, cancelled, NOWHERE)
+
+
+def test_several_gpus_and_another_process_are_counted():
+    result = stored("ok")
+    assert result.telemetry is not None
+    both = replace(result, machine=replace(result.machine, gpus=2), telemetry=replace(result.telemetry, throttled=()))
+    text = report(WORKLOAD, both, NOWHERE)
+    assert "2 x NVIDIA H100 80GB HBM3 · 1 process of up to 20 samples · took 6 min 12 s · 12.4 GPU-minutes" in text
+    assert "| throttled  | never " in text
+    assert "1 other process;" in report(WORKLOAD, stored("invalid"), NOWHERE)
+
+
+def test_a_run_without_a_commit_names_none():
+    text = report(WORKLOAD, replace(stored("ok"), commit=""), WHERE)
+    assert "commit" not in text.split("<details>")[0]
+    assert "git checkout" not in text
+
+
+def test_noise_limits_stand_beside_ratios_only_where_an_arm_met_itself():
+    quiet = with_metrics(BEST.measured(spread(2, 2, 2)), SAME.measured(spread(1, 1, 1)))
+    assert "noise limit" not in report(WORKLOAD, quiet, NOWHERE)
+    other = Metric("noise", "eager against itself", "x", "lower", spread(1, 1, 1))
+    assert "noise limit" not in report(WORKLOAD, with_metrics(other), NOWHERE)
+
+
+# ---------------------------------------------------------------------------------------------------- length
+
+
+def test_a_long_report_drops_whole_sections_in_order_and_says_so():
+    wide = tuple(Table(f"t{i}", f"wide {i}", tuple(Column(f"c{j}") for j in range(30)), (("x" * 100,) * 30,) * 40) for i in range(3))
+    notes = tuple(f"note {i} {'n' * 140}" for i in range(200))
+    tables = (*wide, stored("ok").observed[0].tables[0])
+    text = report(WORKLOAD, with_metrics(BEST.measured(spread(2, 2, 2)), tables=tables, notes=notes), WHERE)
+    assert len(text) <= LIMIT
+    assert text.endswith("4 sections were left out for length; all of it is in result.json.\n")
+    assert "Table: " not in text
+    assert "- note 199 " in text
+    text = report(WORKLOAD, with_metrics(tables=wide[:1], notes=notes * 3), WHERE)
+    assert text.endswith("2 sections were left out for length; all of it is in result.json.\n")
+    assert text.count("<details>") == text.count("</details>")
+    assert "<summary>Environment</summary>" in text
+
+
+def test_the_longest_log_fits():
+    for tail in ("@" * 4000, "`" * 4000, "/\n" * 2000):
+        text = report(WORKLOAD, replace(stored("crashed"), failure=Failure("m" * 400, tail)), WHERE)
+        assert len(text) <= LIMIT
+        assert "left out" not in text
+
+
+def test_a_long_table_is_cut_by_rows():
+    tall = Table("tall", "tall one", (Column("n"), Column("t", "ms")), tuple((i, i / 7) for i in range(45)))
+    text = report(WORKLOAD, with_metrics(tables=(tall,)), NOWHERE)
+    assert "|  39 |     5.57 |\n\n5 more rows are in result.json." in text
+
+
+# ---------------------------------------------------------------------------------------------------- the picture in text
+
+
+def charted(chart: Chart, *rows: tuple[str | float | None, ...]) -> Table:
+    return Table("t", "times", (Column("arm"), Column("part"), Column("time", "ms")), rows, chart)
+
+
+@pytest.mark.parametrize(
+    ("table", "lines"),
+    [
+        (charted(Chart("bars", "arm", "time"), ("a", None, 1.0), ("b", None, 8.0)), ["- all `▁█` 1.00 to 8.00 ms"]),
+        (
+            charted(Chart("stacked", "arm", "time", "part"), ("a", "x", 1.0), ("a", "y", 2.0), ("b", "x", 1.5), ("b", "y", None)),
+            ["- all `█▁` 1.50 to 3.00 ms"],
+        ),
+        (
+            charted(Chart("lines", "arm", "time", "part"), (1.0, "x", 4.0), (2.0, "x", None), (1.0, "y", None)),
+            ["- x `▄·` 4.00 to 4.00 ms", "- y: no number"],
+        ),
+    ],
+)
+def test_sparklines(table: Table, lines: list[str]):
+    text = report(WORKLOAD, with_metrics(tables=(table,)), NOWHERE)
+    assert "\n".join(("times, time over arm:", "", *lines, "", "**Acceptance")) in text
+
+
+def test_sparkline_spans_lowest_to_highest():
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([5.0, None, 5.0]) == "▄·▄"
+    assert sparkline([]) == ""
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (spread(1.81, 1.84, 1.87), "1.84 (1.81 to 1.87)"),
+        (spread(812.29, 812.31, 812.33), "812.31 (812.29 to 812.33)"),
+        (spread(1190.0, 1234.5, 1280.0), "1,234 (1,190 to 1,280)"),
+        (spread(0.999, 0.9995, 0.9998), "0.9995 (0.9990 to 0.9998)"),
+        (spread(3e-7, 3.1e-7, 3.2e-7), "3.1e-07 (3e-07 to 3.2e-07)"),
+        (spread(2e12, 2e12, 2e12), "2e+12"),
+        (spread(0, 0, 0), "0"),
+        (spread(3, 3, 3), "3"),
+        (spread(18734, 18734, 18734), "18,734"),
+        (spread(0.41, 0.41, 0.41), "0.41"),
+        (spread(-0.001, 0, 0.5), "0.000 (-0.001 to 0.500)"),
+        (spread(1.84, 1.84, 1.84 + 1e-9), "1.8400 (1.8400 to 1.8400)"),
+    ],
+)
+def test_numbers_for_people(estimate: Estimate, text: str):
+    assert interval_text(estimate, "") == text
+
+
+def test_an_edge_is_seen_on_its_own_side_of_the_bound():
+    assert interval_text(spread(1.4996, 1.6, 1.7), "x", 1.5) == "1.6000 x (1.4996 to 1.7000)"
+    assert interval_text(spread(1.5, 1.6, 1.7), "x", 1.5) == "1.60 x (1.50 to 1.70)"
+    assert interval_text(spread(1.5 - 1e-15, 1.6, 1.7), "x", 1.5) == "1.600000000 x (1.500000000 to 1.700000000)"
+
+
+@given(st.floats(-1e15, 1e15), st.floats(0, 1e6), st.floats(0, 1e6), st.floats(-1e6, 1e6))
+def test_every_number_is_written_near_itself(value: float, below: float, above: float, bound: float):
+    text = interval_text(spread(value - below, value, value + above), "", bound)
+    assert float(text.split(" ")[0].replace(",", "")) == pytest.approx(value, rel=6e-3, abs=max(below + above, 1e-12))
+
+
+def test_other_texts_for_people():
+    assert figure(-0.0001, 2) == "0.00"
+    assert value_text(spread(1.81, 1.84, 1.87), "x") == "1.84 x"
+    assert bound_text(Target("a", "a", "<=", 1_500_000, "img/s")) == "<= 1,500,000 img/s"
+    assert [duration_text(s) for s in (0.4, 48, 59.6, 372.4, 86_700)] == ["0 s", "48 s", "1 min 00 s", "6 min 12 s", "24 h 05 min"]
+
+
+# ---------------------------------------------------------------------------------------------------- hostile text
+
+
+@given(hostile)
+def test_free_text_cannot_act(text: str):
+    def failed(message: str, log_tail: str) -> str:
+        return report(WORKLOAD, replace(stored("crashed"), failure=Failure(message, log_tail)), WHERE)
+
+    markdown = failed(f"it said {text}"[:400], f"it said\n{text}")
+    assert [line for line in markdown.split("\n") if line.startswith("/")] == []
+    assert re.findall("@(?!\u2060)|[\r\x1b\u202e\ud800-\udfff]", markdown) == []
+    acted, quiet = html(markdown), html(failed("it said", "it said"))
+    for tag in ("<a ", "<img", "<h", "<details>", "</details>", "<table>", "<pre", "<code", "<li>", "<strong>", "<p>", "<!--"):
+        assert acted.count(tag) == quiet.count(tag)
+
+
+def test_code_and_fences_outgrow_what_is_inside():
+    assert code("a `b` ``c``") == "``` a `b` ``c`` ```"
+    assert code("two\nlines\x07 @me") == "`two lines @\u2060me`"
+    assert code("\u202e\x00") == "`(nothing)`"
+    assert fenced("a\n````\n/bench week01\n") == "`````text\na\n````\n /bench week01\n`````"
+    assert printable("a\r\nb\rc\x1b[31md\u200be\ud800") == "a\nb\ncde"
+
+
+# ---------------------------------------------------------------------------------------------------- cards and blocks
+
+
+def test_cards():
+    request = Request("bench", "week01", smoke=True)
+    assert queued_card("c12", request, WHERE) == (
+        "<!-- sprintbench:card c12 -->\n\n### week01 · queued · this comment becomes the report\n\n"
+        "Accepted: `/bench week01 --smoke`. It waits for a GPU runner; nothing more needs to be done.\n\n"
+        f"[the command]({WHERE.comment_url}) · [workflow run]({WHERE.run_url})\n"
+    )
+    assert lost_card("c12", request, "failure", NOWHERE) == (
+        "<!-- sprintbench:card c12 -->\n\n### week01 · failed: the GPU job left no result · next: look at its log, then ask again\n\n"
+        "The job ended as `failure`, before it could write one: the runner died or lost its connection, or the job ran out of time.\n\n"
+        "**Next**\n\n- `/bench week01 --smoke` asks again.\n"
+    )
+    assert refused_card("c12", request, "a link in the `zip`", NOWHERE) == (
+        "<!-- sprintbench:card c12 -->\n\n### week01 · failed: the result was refused · next: look at the job's log, then ask again\n\n"
+        "What the GPU job left does not hold as a result: `` a link in the `zip` ``. Nothing of it was kept.\n\n"
+        "**Next**\n\n- `/bench week01 --smoke` asks again.\n"
+    )
+
+
+def test_a_block_shows_the_table_and_every_plot():
+    text = block(WORKLOAD, stored("ok"), "../../results/week01/c4210")
+    assert text.startswith("Run [c4210](../../results/week01/c4210) of 2026-11-23: commit `3f2a9c1` · NVIDIA H100 80GB HBM3 · ")
+    assert text.endswith(
+        "\n\n![Speedup over tuned eager by batch size](../../results/week01/c4210/speedup.png)"
+        "\n\n![GPU time of a training step by class of kernel](../../results/week01/c4210/kernels.png)"
+    )
+
+
+@given(results(), st.lists(results(), max_size=1))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_any_result_that_the_contract_allows_is_reported(result: Result, earlier: list[Result]):
+    text = report(WORKLOAD, result, WHERE, earlier)
+    assert len(text) <= LIMIT
+    assert [line for line in text.split("\n") if line.startswith("/")] == []
+    sections = text.split("<summary>End of the log</summary>")[0]
+    assert sections.count("<details>") == sections.count("</details>") + (sections != text)

@@ -1,0 +1,138 @@
+"""The workflows and issue forms: linters run for real, and what neither they nor act can see is asserted on the YAML."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+FORMS = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
+BIN = Path(sys.executable).parent
+
+
+def load(path: Path) -> dict[str, Any]:
+    # YAML 1.1 reads the key `on` as true.
+    return {"on" if key is True else str(key): value for key, value in yaml.safe_load(path.read_text()).items()}
+
+
+def jobs() -> list[Any]:
+    return [pytest.param(path, name, job, id=f"{path.stem}-{name}") for path in WORKFLOWS for name, job in load(path)["jobs"].items()]
+
+
+def steps() -> list[Any]:
+    return [pytest.param(step, id=f"{path.stem}-{name}-{place}")
+            for path in WORKFLOWS for name, job in load(path)["jobs"].items() for place, step in enumerate(job["steps"])]
+
+
+def lint(*command: str) -> None:
+    done = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_actionlint() -> None:
+    lint("actionlint", "-shellcheck", str(BIN / "shellcheck"), *map(str, WORKFLOWS))
+
+
+@pytest.mark.parametrize("persona", ["regular", "pedantic"])
+def test_zizmor(persona: str) -> None:
+    lint("zizmor", "--offline", "--no-progress", "--persona", persona, ".github/workflows")
+
+
+def test_workflow_schema() -> None:
+    lint("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, WORKFLOWS))
+
+
+def test_every_job_has_a_timeout() -> None:
+    lint("check-jsonschema", "--builtin-schema", "custom.github-workflows-require-timeout", *map(str, WORKFLOWS))
+
+
+def test_issue_form_schema() -> None:
+    assert FORMS, "the form Weekly Progress (Public) is missing"
+    lint("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *map(str, FORMS))
+
+
+def test_shell_scripts() -> None:
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.sh", ".ci/run"],
+                            cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert listed, "at least .ci/run is a shell script"
+    lint("shellcheck", *listed)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_starts_with_nothing(path: Path) -> None:
+    workflow = load(path)
+    assert workflow["permissions"] == {}
+    assert workflow["cache-mode"] == "none"
+    assert not {"pull_request_target", "workflow_run"} & set(workflow["on"])
+
+
+@pytest.mark.parametrize(("path", "name", "job"), jobs())
+def test_a_job_has_the_permissions_it_needs(path: Path, name: str, job: dict[str, Any]) -> None:
+    granted = {("bench", "gate"): {"contents": "read", "issues": "write"},
+               ("bench", "bench"): {"contents": "read"},
+               ("bench", "report"): {"contents": "write", "issues": "write"},
+               ("kickoff", "kickoff"): {"contents": "write", "issues": "write"}}
+    assert job["permissions"] == granted.get((path.stem, name), {"contents": "read"})
+    assert isinstance(job["timeout-minutes"], int)
+
+
+@pytest.mark.parametrize(("path", "name", "job"), jobs())
+def test_only_one_job_meets_the_gpu_machine(path: Path, name: str, job: dict[str, Any]) -> None:
+    on_gpu = "self-hosted" in job["runs-on"]
+    assert on_gpu == ((path.stem, name) == ("bench", "bench"))
+    if on_gpu:
+        assert job["runs-on"] == ["self-hosted", "linux", "x64", "gpu"]
+        assert not re.search(r"secrets|token|vars\.", str(job), re.IGNORECASE)
+
+
+@pytest.mark.parametrize(("path", "name", "job"), jobs())
+def test_nobody_is_pushed_out_of_the_queue(path: Path, name: str, job: dict[str, Any]) -> None:
+    groups = {("bench", "gate"): "gate-${{ github.event.issue.number }}", ("bench", "bench"): "gpu-bench",
+              ("bench", "report"): "scoreboard", ("kickoff", "kickoff"): "scoreboard"}
+    if (path.stem, name) in groups:
+        assert job["concurrency"] == {"group": groups[path.stem, name], "cancel-in-progress": False, "queue": "max"}
+
+
+@pytest.mark.parametrize("step", steps())
+def test_a_step_trusts_nothing(step: dict[str, Any]) -> None:
+    assert "${{" not in step.get("run", "")
+    assert not re.search(r"github\.event\.(comment|issue)\.(body|title)|github\.head_ref|refs/pull", str(step))
+    if uses := step.get("uses"):
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", uses)
+        if uses.startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_pin_says_its_version(path: Path) -> None:
+    pins = re.findall(r"uses: (.*)", path.read_text())
+    assert all(re.fullmatch(r"\S+@[0-9a-f]{40} # v\d+\.\d+\.\d+", pin) for pin in pins)
+
+
+def test_one_pin_for_an_action() -> None:
+    pins = {pin for path in WORKFLOWS for pin in re.findall(r"uses: (\S+@\S+)", path.read_text())}
+    assert len(pins) == len({pin.split("@")[0] for pin in pins})
+
+
+def test_a_new_comment_is_all_that_starts_a_bench() -> None:
+    assert load(ROOT / ".github/workflows/bench.yml")["on"] == {"issue_comment": {"types": ["created"]}}
+
+
+def test_what_the_report_believes_comes_from_the_gate() -> None:
+    report = load(ROOT / ".github/workflows/bench.yml")["jobs"]["report"]
+    last = report["steps"][-1]["env"]
+    assert {name: value for name, value in last.items() if "needs." in value} == {
+        "REQUEST": "${{ needs.gate.outputs.request }}", "REQUEST_ID": "${{ needs.gate.outputs.request_id }}",
+        "ISSUE": "${{ needs.gate.outputs.issue }}", "CARD": "${{ needs.gate.outputs.card }}", "JOB_RESULT": "${{ needs.bench.result }}"}
+    assert "needs.bench.outputs" not in str(report)
+
+
+def test_the_artifact_is_fetched_packed() -> None:
+    report = load(ROOT / ".github/workflows/bench.yml")["jobs"]["report"]
+    fetch = next(step for step in report["steps"] if step.get("uses", "").startswith("actions/download-artifact@"))
+    assert fetch["with"] == {"name": "result", "path": "${{ runner.temp }}/artifact", "skip-decompress": True}
