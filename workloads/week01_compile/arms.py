@@ -104,10 +104,14 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Graph(Generic[V]):
-    """Recorded work: `replay()` does it again, and `value`, what it returned while recorded, then holds the new result."""
+    """Recorded work: `replay()` does it again, and `value`, what it returned while recorded, then holds the new result.
+
+    `work` is kept so that the tensors it reads live as long: a graph knows addresses, not owners.
+    """
 
     replay: Callable[[], None]
     value: V
+    work: Callable[[], V]
 
 
 def capture(work: Callable[[], V]) -> Graph[V]:
@@ -124,7 +128,7 @@ def capture(work: Callable[[], V]) -> Graph[V]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         value = work()
-    return Graph(graph.replay, value)
+    return Graph(graph.replay, value, work)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ FULL = (
     Study("unet", "UNet c64", 256, 16, 64, True, 3e-4),
 )
 SMOKE = (
-    Study("resnet50", "ResNet18 tiny", 64, 4, 4, False, 1e-3, coupled=True),
+    Study("resnet50", "ResNet tiny", 64, 4, 4, False, 1e-3, coupled=True),
     Study("vit_b16", "ViT 2 layers", 64, 4, 4, False, 1e-4),
     Study("unet", "UNet c8", 64, 2, 2, True, 3e-4),
 )
@@ -46,7 +46,7 @@ def build(study: Study, *, smoke: bool, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     match study.key:
         case "resnet50":
-            return timm.create_model("resnet18" if smoke else "resnet50", num_classes=scenes.CLASSES)
+            return timm.create_model("test_resnet" if smoke else "resnet50", num_classes=scenes.CLASSES)
         case "vit_b16":
             depth, width, heads = (2, 64, 2) if smoke else (12, 768, 12)
             return timm.create_model("vit_base_patch16_224", num_classes=scenes.CLASSES, img_size=study.side, depth=depth,
