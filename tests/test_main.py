@@ -333,6 +333,13 @@ def test_demo_is_localhubs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [(Path("build/demo"), True)]
 
 
+def test_a_demo_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "localhub.demo", None)
+    told = bench("demo").exception
+    assert isinstance(told, UserError)
+    assert "pip install '.[demo]'" in str(told)
+
+
 # ---------------------------------------------------------------------------------------------------- help and errors
 
 

@@ -104,7 +104,7 @@ def test_headlines():
     assert headline(stored("oom")) == "### week01 · failed: out of memory · next: try a smaller batch"
     assert headline(stored("timeout")) == "### week01 · failed: timeout · next: try the smoke run, or fewer processes"
     assert headline(stored("invalid")) == (
-        "### week01 · INVALID: hardware thermal slowdown in 3% of samples and 4 more · "
+        "### week01 · INVALID: hardware thermal slowdown in 3% of samples and 3 more · "
         f"1.83 x {best} · next: run it again once the machine is quiet"
     )
 

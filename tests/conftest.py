@@ -1,0 +1,145 @@
+"""The one `localhub` fixture: a GitHub on 127.0.0.1 with state and a real bare repository, whose every exchange is judged.
+
+`played` is the same with this checkout in it, where a real `/bench week01 --smoke` has run to its end; `browser` looks at its pages.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from localhub import demo
+from localhub.contract import Judge
+from localhub.repository import Repository
+from localhub.server import Fault, Logged, Service, served
+from localhub.state import BOT, Comment, Hub, Issue, Role, User
+
+TOKEN = "ghs_workflow"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHub:
+    """What a test holds: where the hub is (`url`, `token`, `hub_args` for bot.hub.Hub), and its state, to set up and to look at.
+
+    People: `sprinter` (owner, admin, id 1001), `member` (write, 1002), `stranger` (an account without a role, 1003); their tokens are
+    ghp_<login>. `token` is the workflows' own and acts as github-actions[bot].
+    """
+
+    url: str
+    hub: Hub
+    service: Service
+    token: str = TOKEN
+
+    @property
+    def repo(self) -> str:
+        return self.hub.name
+
+    @property
+    def hub_args(self) -> tuple[str, str, str]:
+        """(repository, token, address of the API)."""
+        return (self.repo, self.token, self.url)
+
+    @property
+    def git(self) -> Repository:
+        """The bare repository: `git.path`, `git.head()`, `git.read(revision, path)`, `git.log(revision)`..."""
+        return self.hub.git
+
+    @property
+    def requests(self) -> list[Logged]:
+        """Every API request so far, oldest first."""
+        return self.service.requests
+
+    @property
+    def violations(self) -> list[str]:
+        return self.service.violations
+
+    def add_user(self, login: str, number: int, role: Role | None = None) -> User:
+        return self.hub.add_user(login, number, role, token=f"ghp_{login}")
+
+    def open_issue(self, title: str, body: str = "", labels: tuple[str, ...] = (), login: str = "sprinter") -> Issue:
+        with self.hub.lock:
+            return self.hub.add_issue(self.hub.users[login], title, body, labels)
+
+    def comment_as(self, login: str, issue: int, body: str) -> Comment:
+        """A comment by a person, or by `github-actions[bot]`."""
+        with self.hub.lock:
+            return self.hub.add_comment(self.hub.users[login], issue, body)
+
+    def put(self, files: Mapping[str, bytes | None], message: str = "Someone else was here", login: str = "sprinter") -> str:
+        """A commit on the default branch by a person; its sha."""
+        with self.hub.lock:
+            return self.git.put(files, message, self.hub.users[login].person)
+
+    def fault(self, method: str, path: str, *, times: int = 1, status: int | None = None, headers: Mapping[str, str] | None = None,
+              message: str = "Server Error", apply: bool = False, reset: bool = False, html: bool = False, delay_s: float = 0.0) -> None:
+        """Breaks the next `times` requests of `method` whose path holds the regex `path`; see localhub.server.Fault."""
+        self.service.faults.append(Fault(method, path, times, status, headers or {}, message, apply, reset, html, delay_s))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.report.md anew; the review is the diff")
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    return Judge()
+
+
+@pytest.fixture
+def localhub(tmp_path: Path, judge: Judge) -> Iterator[LocalHub]:
+    """A hub of its own for each test. A test fails where an exchange was not as GitHub's OpenAPI description says."""
+    hub = Hub("sprinter/sprint", Repository.create(tmp_path / "sprint.git"))
+    service = Service(hub, judge=judge)
+    hub.tokens[TOKEN] = BOT
+    with served(service) as url:
+        local = LocalHub(url, hub, service)
+        for login, number, role in (("sprinter", 1001, "admin"), ("member", 1002, "write"), ("stranger", 1003, None)):
+            local.add_user(login, number, role)  # type: ignore[arg-type]
+        local.put({"README.md": b"# A sprint\n"}, "First")
+        yield local
+    assert local.violations == []
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A local hub after the demo: one Week issue, one measured result; `out` holds what the demo wrote, `told` what it said, and
+    `requests` what was asked of the API until then."""
+
+    local: demo.Local
+    out: Path
+    told: str
+    requests: tuple[Logged, ...]
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """The demo, played once for all tests that look at its outcome; its hub stays up."""
+    folder = tmp_path_factory.mktemp("demo")
+    told: list[str] = []
+    with demo.local_hub(demo.snapshot(demo.ROOT, folder / "sprint.git")) as local:
+        out = folder / "out"
+        out.mkdir()
+        demo.play(local, out, demo.Story(say=told.append))
+        yield Played(local, out, "\n".join(told), tuple(local.service.requests))
+        assert local.service.violations == []
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium. A machine without one skips what needs it, but never in CI."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        why = "no Chromium here: apt-get install -y chromium"
+        assert os.environ.get("CI") != "true", why
+        pytest.skip(why)
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox needs rights that a container's root lacks; it opens nothing but pages of this machine.
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
