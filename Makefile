@@ -1,0 +1,44 @@
+# `make demo` and `make test` need python3 (3.11 or newer) and git; each brings the rest by itself, into .venv.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help setup system demo test check constraints clean
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+setup: system .venv/installed ## everything that demo and test need (both call it)
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "Installing into .venv: a few minutes the first time, for PyTorch"
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --constraint constraints.txt --editable '.[gpu,week01,demo,test]'
+	@touch $@
+
+# Chromium shows the pages in tests. Without root or apt it stays missing, and the tests that need it say so.
+system:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  echo "No Chromium: the page tests will be skipped. To bring it: sudo apt-get install -y chromium"
+
+demo: setup ## a GitHub on this machine: a comment becomes a posted result, in build/demo
+	$(BIN)/bench demo --out build/demo
+
+test: setup check ## linters, types, documents, and every test that needs no GPU
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: .venv/installed ## linters, types, and documents that must not drift
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/bench docs --check
+	$(BIN)/bench redraw --check
+
+constraints: .venv/installed ## pin what is installed now
+	$(BIN)/python -m pip freeze --exclude-editable | sort --ignore-case > constraints.txt
+
+clean: ## remove what was built
+	rm -rf .venv build .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
