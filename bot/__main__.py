@@ -305,8 +305,10 @@ def demo(serve: bool, out: Path) -> None:
 
     A small GitHub, the real workflows, a smoke run of week01, and the report it posts.
     """
-    from localhub.demo import main as show
-
+    try:
+        from localhub.demo import main as show
+    except ModuleNotFoundError as error:
+        raise UserError(f"the demo needs {error.name}, which is not installed: pip install '.[demo]', or use `make demo`") from error
     show(out, serve)
 
 

@@ -3,7 +3,7 @@
 How a time is taken, and why
 - A and B share one process and alternate in short blocks, in an order shuffled each round, so that clock drift, heat and
   neighbours fall on both. One sample is one block; the blocks of a round are a pair.
-- hot: `calls` calls between two CUDA events without any host synchronisation, caches warm: throughput.
+- hot: at least three calls between two CUDA events without any host synchronisation, caches warm: throughput.
 - cold: the L2 cache is overwritten before each call, outside the events that surround the call. nvbench calls the two
   "batch" and "cold"; they are different numbers, so a table never mixes them.
 - latency: host clock from the call until the device is idle again: what one request waits.
@@ -45,6 +45,7 @@ SIGNIFICANT = 7  # decimal digits kept of a raw sample: finer than any timer her
 # A flush writes at least twice the L2 cache (H100: 50 MB). It also gives the host a head start of about 0.1 ms on the GPU,
 # so that a short kernel is queued before its start event fires and launch latency does not count as kernel time.
 FLUSH_BYTES = 256 * 2**20
+LEAST_HOT_CALLS = 3  # a block of one call would start on an idle GPU and time the launch of its first kernels too
 CPU_FLUSH_BYTES = 64 * 2**20  # last-level caches of common servers are 32-64 MB a socket
 
 
@@ -111,6 +112,7 @@ class _Watch:
 
     block: Callable[[Call, int], tuple[float, float]]
     overhead_ms: float = 0.0
+    least_calls: int = 1
 
 
 def _watch(device: Device, mode: Mode) -> _Watch:
@@ -123,7 +125,7 @@ def _watch(device: Device, mode: Mode) -> _Watch:
         return _Watch(functools.partial(_lone_block, _nothing, torch.cuda.synchronize))
     if mode == "hot":
         start, end = _events(2)
-        return _Watch(functools.partial(_hot_block, start, end))
+        return _Watch(functools.partial(_hot_block, start, end), least_calls=LEAST_HOT_CALLS)
     l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     flush = torch.empty(max(FLUSH_BYTES, 2 * l2_bytes), dtype=torch.int8, device="cuda")
     pool: list[torch.cuda.Event] = []  # grows to what the largest block needs, then is used again
@@ -132,8 +134,7 @@ def _watch(device: Device, mode: Mode) -> _Watch:
 
 
 def _hot_block(start: torch.cuda.Event, end: torch.cuda.Event, call: Call, calls: int) -> tuple[float, float]:
-    if calls > 1:
-        call()  # fills the caches with this arm's data, and keeps the GPU busy while the first timed call is launched
+    call()  # fills the caches with this arm's data, and keeps the GPU busy while the first timed call is launched
     start.record()
     for _ in range(calls):
         call()
@@ -199,14 +200,14 @@ def _event_overhead_ms(flush: Call, pool: list[torch.cuda.Event]) -> float:
 
 
 def _warm(watch: _Watch, arms: Mapping[str, Call], block_ms: float, warmup_s: float) -> tuple[dict[str, int], float, bool]:
-    calls = dict.fromkeys(arms, 1)
+    calls = dict.fromkeys(arms, watch.least_calls)
     windows: list[tuple[float, ...]] = []
     start = time.perf_counter()
     while True:
         window = []
         for arm, call in arms.items():
             sample, spent = watch.block(call, calls[arm])
-            calls[arm] = max(1, math.ceil(block_ms / max(spent, 1e-6)))
+            calls[arm] = max(watch.least_calls, math.ceil(block_ms / max(spent, 1e-6)))
             window.append(sample)
         windows.append(tuple(window))
         passed = time.perf_counter() - start

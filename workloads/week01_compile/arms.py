@@ -18,10 +18,10 @@ Regime = Literal["train", "throughput", "latency"]
 REGIMES: tuple[Regime, ...] = ("train", "throughput", "latency")
 Rung = Literal["default", "reduce-overhead", "max-autotune"]
 RUNGS: tuple[Rung, ...] = ("default", "reduce-overhead", "max-autotune")
-# mode="max-autotune" less two searches: Triton convolutions (minutes a model, and cuDNN won) and coordinate descent over
-# every pointwise kernel. What is left searches matrix products and launch shapes, and records CUDA graphs.
+# mode="max-autotune" less what takes minutes a network (H200, nine processes on one GPU: 120 to 250 s): Triton convolutions,
+# launch shapes of every pointwise kernel, coordinate descent. What is left searches matrix products and records CUDA graphs.
 MAX_AUTOTUNE: dict[str, str | int | bool | Callable[..., Any]] = {
-    "max_autotune": True, "max_autotune_conv_backends": "ATEN", "triton.cudagraphs": True}
+    "max_autotune_gemm": True, "max_autotune_conv_backends": "ATEN", "triton.cudagraphs": True}
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels -> loss, logits
 
 
@@ -52,7 +52,7 @@ class Trainer:
                  bf16: bool = True, channels_last: bool = True) -> None:
         self.study, self.device, self.bf16 = study, device, bf16
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model: nn.Module = build(study, smoke=smoke, seed=seed).to(device).to(memory_format=layout).train()
+        self.model: nn.Module = build(study, device, smoke=smoke, seed=seed).to(memory_format=layout).train()
         on_gpu = device == "cuda"
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=study.learning_rate, fused=on_gpu, capturable=on_gpu)
         images, self.labels = data(study, batch, seed, device)
@@ -86,7 +86,7 @@ class Inferencer:
 
     def __init__(self, study: Study, device: str, batch: int, seed: int, *, smoke: bool) -> None:
         self.study, self.device = study, device
-        model = build(study, smoke=smoke, seed=seed).to(device, torch.bfloat16)
+        model = build(study, device, smoke=smoke, seed=seed).to(torch.bfloat16)
         self.model: nn.Module = model.to(memory_format=torch.channels_last).eval()
         self.images, self.labels = data(study, batch, seed, device)
         self.images = self.images.to(torch.bfloat16)

@@ -177,7 +177,7 @@ def _notes(seen: Seen) -> tuple[str, ...]:
     return (
         f"Judged regime, declared before the run: {JUDGED}. Throughput and latency are published beside it",
         "Eager baseline: bf16 (autocast in training), channels_last, cudnn.benchmark, fused AdamW, fused attention",
-        "max-autotune here leaves out Triton convolutions and coordinate descent, which take minutes a network",
+        "max-autotune here searches matrix products only: searching convolutions and pointwise kernels takes minutes a network",
         "Cold compile seconds: all networks and regimes side by side on this machine, caches empty. Warm: caches full",
         "Unfused bytes: what eager operators read and write. A fused rung above 100% of the copy ceiling moved fewer",
         *idle, *late)

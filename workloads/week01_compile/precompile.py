@@ -16,9 +16,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+import torch._inductor.config
+
 from workloads import measure
 from workloads.week01_compile.arms import Inferencer, Regime, Rung, Trainer, compiled
 from workloads.week01_compile.models import FULL, SMOKE, Study
+
+COMPILE_THREADS = 4  # of each process; twelve processes with Inductor's default would start hundreds
 
 Job = tuple[Study, Regime, int, tuple[Rung, ...]]  # batch size, and the rungs in the order to compile them
 
@@ -66,6 +71,9 @@ def _start(job: Job, device: str, smoke: bool, log: Path) -> subprocess.Popen[by
 
 
 def main(key: str, regime: Regime, device: str, batch: int, smoke: bool, rungs: Sequence[Rung]) -> None:
+    if device == "cpu":
+        torch.set_num_threads(1)
+    torch._inductor.config.compile_threads = COMPILE_THREADS
     study = next(s for s in (SMOKE if smoke else FULL) if s.key == key)
     for rung in rungs:
         if regime == "train":

@@ -153,7 +153,7 @@ def _train(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds) -> tup
     arms: dict[str, Callable[[], object]] = {arm: partial(trainer.step, forward) for arm, forward in forwards.items()}
     arms[AGAIN] = arms[EAGER]
     if ctx.device == "cuda":
-        graph = _recorded_step(ctx, study)
+        graph = _recorded_step(ctx, study, start)
         row.errors[GRAPH] = (row.errors[EAGER][0], _distance(graph.value, reference[1]))  # its logits are eager's own kernels
         arms[GRAPH] = graph.replay
     ctx.progress(row.checks())
@@ -167,14 +167,13 @@ def _train(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds) -> tup
     return row, weights, gap, trace
 
 
-def _recorded_step(ctx: Context, study: Study) -> Graph[list[Tensor]]:
-    """The eager step as a CUDA graph, replayed once from fresh weights, so that its value holds that step's gradients.
+def _recorded_step(ctx: Context, study: Study, start: Mapping[str, Tensor]) -> Graph[list[Tensor]]:
+    """The eager step as a CUDA graph, replayed once from the weights `start`, so that its value holds that step's gradients.
 
     On a trainer of its own: gradient accumulators belong to the stream that first used a weight, and those of the other
     arms would tie the capture to the default stream.
     """
     trainer = Trainer(study, ctx.device, study.train_batch, ctx.seed, smoke=ctx.smoke)
-    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
     def step() -> list[Tensor]:
         trainer.step(trainer.forward)
@@ -227,7 +226,7 @@ def _final_losses(ctx: Context, sizes: Sizes, trainer: Trainer, forwards: Mappin
     study, arm = trainer.study, "default" if "default" in forwards else EAGER
     final: dict[tuple[str, int], float] = {}
     for seed in SEEDS:
-        weights = build(study, smoke=ctx.smoke, seed=seed).state_dict()
+        weights = build(study, ctx.device, smoke=ctx.smoke, seed=seed).state_dict()
         for name in (EAGER, arm):
             _restart(trainer, weights)
             final[name, seed] = _steps(trainer, forwards[name], seed, sizes.loss_steps, sizes.tail_steps)
@@ -267,7 +266,8 @@ def _steps(trainer: Trainer, forward: Forward, seed: int, steps: int, tail: int)
 
 
 def _baseline_ladder(ctx: Context, study: Study) -> list[tuple[Cell, ...]]:
-    """What tuning the baseline is worth: a training step from float32 up to the eager that everything is held against."""
+    """What tuning the baseline is worth: a training step from float32 as it comes up to the eager baseline, which adds only
+    cudnn.benchmark. A search for the fastest float32 convolutions would take a minute a network."""
     names = ("fp32", "TF32", "bf16", "bf16 channels_last")
     trainers = {name: Trainer(study, ctx.device, study.train_batch, ctx.seed, smoke=ctx.smoke, bf16=name.startswith("bf16"),
                               channels_last=name.endswith("channels_last")) for name in names}
@@ -276,12 +276,14 @@ def _baseline_ladder(ctx: Context, study: Study) -> list[tuple[Cell, ...]]:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
         trainers[name].step(trainers[name].forward)
 
+    torch.backends.cudnn.benchmark = False
     try:
         times = measure.time_interleaved({name: partial(step, name) for name in names}, device=ctx.device, blocks=6, block_ms=1.0,
                                          warmup_s=0.0)
     except torch.OutOfMemoryError:
         return [(study.title, name, study.train_batch, "out of memory", None, None, None) for name in names]
     finally:
+        torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         trainers.clear()
     gains = {name: measure.ratio(times["fp32"], times[name]) for name in names}
