@@ -284,6 +284,8 @@ def _advice(result: Result, verdicts: Sequence[Verdict]) -> str:
         return f"next: {ADVICE[result.status]}"
     if result.request.smoke:
         return "next: run it in full"
+    if validity(result)[0] != "invalid" and result.request.batch is not None:
+        return "next: run it without a batch size"
     if hold_back(result):
         return "next: run it again once the machine is quiet"
     said = [v.verdict for v in verdicts]
@@ -453,6 +455,8 @@ def _next_commands(result: Result, verdicts: Sequence[Verdict]) -> str:
         offers = [smoke, again]
     elif result.status == "ok" and request.smoke:
         offers = [(replace(request, smoke=False), "runs it in full")]
+    elif validity(result)[0] != "invalid" and request.batch is not None:
+        offers = [(replace(request, batch=None), "runs it as the week declares it, to be judged")]
     elif hold_back(result):
         offers = [again]
     else:

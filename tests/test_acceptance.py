@@ -135,3 +135,11 @@ def test_thresholds_of_validity_are_about_more_than_them():
     assert isinstance(calm, Telemetry)
     edge = replace(calm, temperature_highest=87, throttled=(("software thermal slowdown", 0.05),), sm_clock_median=1485)
     assert validity(replace(stored("ok"), telemetry=edge)) == ("valid", ())
+
+
+def test_a_batch_size_of_the_commenters_own_is_an_experiment():
+    chosen = replace(stored("ok"), request=replace(stored("ok").request, batch=64))
+    assert hold_back(chosen) == "batch size of its own"
+    assert {(v.verdict, v.reason) for v in judge(WORKLOAD, chosen)} == {("not judged", "batch size of its own")}
+    assert earned(WORKLOAD, chosen) == ()
+    assert hold_back(replace(chosen, telemetry=stored("invalid").telemetry)) == "invalid run"

@@ -101,6 +101,9 @@ def test_headlines():
     )
     profiled = replace(stored("missed"), request=replace(stored("missed").request, profile=True))
     assert headline(profiled).endswith(" · next: read the profile")
+    chosen = replace(stored("ok"), request=replace(stored("ok").request, batch=64))
+    assert headline(chosen).endswith(" · next: run it without a batch size")
+    assert "- `/bench week01` runs it as the week declares it, to be judged\n" in report(WORKLOAD, chosen, WHERE)
     assert headline(stored("oom")) == "### week01 · failed: out of memory · next: try a smaller batch"
     assert headline(stored("timeout")) == "### week01 · failed: timeout · next: try the smoke run, or fewer processes"
     assert headline(stored("invalid")) == (

@@ -1,4 +1,4 @@
-"""Week 01's own mathematics against independent answers, and its smoke run on a CPU from end to end."""
+"""Week 01's own mathematics against independent answers; its smoke run is in test_weeks.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from workloads import scenes
-from workloads.spec import Context, check_kept, discover
 from workloads.week01_compile import run
 from workloads.week01_compile.arms import MAX_AUTOTUNE, Trainer, compiled, work_of
 from workloads.week01_compile.kernels import Span, break_down, class_of, read_trace
@@ -140,17 +139,3 @@ def test_a_circle_covers_its_area() -> None:
     area = circles.float().mean((1, 2)) * 4  # of the square [-1, 1]^2
     radius = (area / torch.pi).sqrt() / 0.85
     assert float(radius.min()) > 0.34 and float(radius.max()) < 0.61
-
-
-def test_smoke_run_keeps_the_promise(tmp_path: Path) -> None:
-    said: list[str] = []
-    observed = run.run(Context(tmp_path, "cpu", smoke=True, progress=said.append))
-    workload = discover()["week01"]
-    check_kept(workload, observed)
-    assert [p.name for p in tmp_path.iterdir()] == list(workload.files)
-    assert {t.name for t in observed.tables if t.chart} == {"speedup", "kernel_time"}
-    parity = observed.metric("parity")
-    assert parity is not None and parity.estimate.value == 1.0
-    regimes = {row[1] for t in observed.tables if t.name == "ladder" for row in t.rows}
-    assert regimes == {"train", "throughput", "latency"}
-    assert any("UNet c8 latency" in line for line in said)

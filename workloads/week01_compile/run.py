@@ -45,7 +45,6 @@ from workloads.week01_compile.precompile import Job, cold_seconds
 
 COLD_LIMIT_S = 110  # rungs that take longer to compile are named in the notes and not timed
 REFERENCE_CHUNK = 16  # images at a time through the fp64 reference, where a network lets them be parted
-SWEEP_RUNG: Rung = "reduce-overhead"
 SWEEP_BATCH = 32  # the plot over batch size has a point between latency (1) and throughput
 SEEDS = (1, 2, 3)
 TRACE = "trace.json.gz"
@@ -61,6 +60,7 @@ class Sizes:
 
     studies: tuple[Study, ...]
     rungs: tuple[Rung, ...]
+    sweep_rung: Rung  # for the plot over batch size
     blocks: int
     block_ms: float
     warmup_s: float
@@ -72,9 +72,9 @@ class Sizes:
     trace_steps: int
 
 
-FULL_SIZES = Sizes(FULL, RUNGS, blocks=20, block_ms=25.0, warmup_s=0.7, loss_steps=40, tail_steps=10, further_steps=120,
+FULL_SIZES = Sizes(FULL, RUNGS, "reduce-overhead", blocks=20, block_ms=25.0, warmup_s=0.7, loss_steps=40, tail_steps=10, further_steps=120,
                    eval_images=16_384, eval_pixel_images=256, trace_steps=2)
-SMOKE_SIZES = Sizes(SMOKE, ("default",), blocks=6, block_ms=1.0, warmup_s=0.0, loss_steps=3, tail_steps=1, further_steps=0,
+SMOKE_SIZES = Sizes(SMOKE, ("default",), "default", blocks=6, block_ms=1.0, warmup_s=0.0, loss_steps=3, tail_steps=1, further_steps=0,
                     eval_images=16, eval_pixel_images=4, trace_steps=1)
 
 
@@ -88,7 +88,7 @@ def run(ctx: Context) -> Observed:
     torch.set_float32_matmul_precision("high")
 
     jobs: list[Job] = [(study, regime, _batch(study, regime), sizes.rungs) for study in sizes.studies for regime in REGIMES]
-    jobs += [(study, "throughput", SWEEP_BATCH, (SWEEP_RUNG,)) for study in sizes.studies]
+    jobs += [(study, "throughput", SWEEP_BATCH, (sizes.sweep_rung,)) for study in sizes.studies]
     if ctx.smoke:
         jobs = [(sizes.studies[1], "latency", 1, sizes.rungs)]  # walks the same path; each process imports torch for seconds
     ctx.progress(f"compiling cold in {len(jobs)} processes, at most {COLD_LIMIT_S} s")
@@ -118,7 +118,7 @@ def run(ctx: Context) -> Observed:
     _write_trace(ctx, traces)
     labels = [f"{row.study.title} {arm}" for row in rows if row.regime == "train" for arm in (EAGER, *RUNGS)]
     kernels = {label: break_down(spans) for label, spans in read_trace(ctx.out / TRACE, labels).items() if spans}
-    return observed(Seen(rows, cold_s, ceilings, baseline, sweep, sameness, kernels, sizes.trace_steps))
+    return observed(Seen(ctx.device, rows, cold_s, ceilings, baseline, sweep, sizes.sweep_rung, sameness, kernels, sizes.trace_steps))
 
 
 def _batch(study: Study, regime: Regime) -> int:
@@ -361,8 +361,8 @@ def _agreement(ctx: Context, sizes: Sizes, inferencer: Inferencer,
 
 
 def _sweep(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds, rows: tuple[Row, Row]) -> list[tuple[Cell, ...]]:
-    """Speedup of reduce-overhead by batch size, for the plot: the two regimes' own points and one between."""
-    rung: Rung = "default" if ctx.smoke else SWEEP_RUNG
+    """Speedup by batch size, for the plot: the two regimes' own points and one between."""
+    rung = sizes.sweep_rung
     points = {row.batch: row.times for row in rows if rung in row.times}
     if (study.key, "throughput", SWEEP_BATCH, rung) in cold_s and SWEEP_BATCH not in points:
         inferencer = Inferencer(study, ctx.device, SWEEP_BATCH, ctx.seed, smoke=ctx.smoke)
