@@ -56,6 +56,17 @@ def test_a_trace_is_cut_at_its_labels(tmp_path: Path) -> None:
     assert read_trace(path, ["net eager", "absent"]) == {"net eager": [Span("inside", 120.0, 5.0)]}
 
 
+def test_without_a_gpu_operators_count_their_own_time_once(tmp_path: Path) -> None:
+    events = [{"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "tid": tid} for cat, name, ts, dur, tid in (
+        ("user_annotation", "net eager", 0, 100, 1), ("cpu_op", "aten::conv2d", 10, 50, 1), ("cpu_op", "aten::empty", 20, 10, 1),
+        ("cpu_op", "aten::relu", 30, 5, 1), ("cpu_op", "aten::add", 70, 5, 1), ("cpu_op", "aten::mul", 20, 5, 2))]
+    path = tmp_path / "trace.json.gz"
+    path.write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
+    assert read_trace(path, ["net eager"])["net eager"] == [
+        Span("aten::conv2d", 10.0, 10.0), Span("aten::empty", 20.0, 10.0), Span("aten::relu", 30.0, 5.0), Span("aten::conv2d", 35.0, 25.0),
+        Span("aten::add", 70.0, 5.0), Span("aten::mul", 20.0, 5.0)]
+
+
 def test_flops_and_bytes_of_a_linear_layer_are_counted() -> None:
     layer, x = nn.Linear(64, 32, bias=False), torch.randn(8, 64)
     work = work_of(lambda: layer(x))

@@ -6,7 +6,9 @@ import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 # First match wins; lower-case parts of kernel names as CUDA 13, cuDNN 9 and Inductor give them.
 CLASSES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -67,12 +69,43 @@ def break_down(spans: Sequence[Span]) -> Breakdown:
 
 def read_trace(path: Path, labels: Sequence[str]) -> dict[str, list[Span]]:
     """The work in each labelled part of a gzipped Chrome trace: GPU kernels and copies, or, in a trace without a GPU, the
-    operators. A part is the record_function() range of that name, which must synchronise before it ends."""
+    operators' own time. A part is the record_function() range of that name, which must synchronise before it ends."""
     with gzip.open(path, "rt") as file:
         events = [e for e in json.load(file)["traceEvents"] if e.get("ph") == "X"]
     parts = {e["name"]: (float(e["ts"]), float(e["ts"]) + float(e["dur"])) for e in events
              if e.get("cat") == "user_annotation" and e["name"] in labels}
     wanted = {"kernel", "gpu_memcpy", "gpu_memset"}
-    work = [e for e in events if e.get("cat") in wanted] or [e for e in events if e.get("cat") == "cpu_op"]
-    return {label: [Span(e["name"], float(e["ts"]), float(e["dur"])) for e in work if low <= float(e["ts"]) <= high]
-            for label, (low, high) in parts.items()}
+    work = [Span(e["name"], float(e["ts"]), float(e["dur"])) for e in events if e.get("cat") in wanted]
+    work = work or _own_time([e for e in events if e.get("cat") == "cpu_op"])
+    return {label: [span for span in work if low <= span.start_us <= high] for label, (low, high) in parts.items()}
+
+
+def _own_time(operators: list[dict[str, Any]]) -> list[Span]:
+    """Each operator's stretches outside the operators that it calls, thread by thread: nothing counts twice."""
+    ordered = sorted(operators, key=lambda e: (e["tid"], float(e["ts"]), -float(e["dur"])))
+    return [span for _, thread in groupby(ordered, key=lambda e: e["tid"]) for span in _own_time_of_thread(list(thread))]
+
+
+def _own_time_of_thread(operators: list[dict[str, Any]]) -> list[Span]:
+    spans: list[Span] = []
+    running: list[tuple[str, float]] = []  # name and end of the operators around `moment`, the innermost last
+    moment = 0.0
+
+    def advance(end: float) -> None:
+        """Give the time up to `end` to whatever is innermost in it."""
+        nonlocal moment
+        while running and moment < end:
+            name, name_end = running[-1]
+            reached = min(end, name_end)
+            if reached > moment:
+                spans.append(Span(name, moment, reached - moment))
+                moment = reached
+            if name_end <= end:
+                running.pop()
+        moment = max(moment, end)
+
+    for e in operators:
+        advance(float(e["ts"]))
+        running.append((e["name"], float(e["ts"]) + float(e["dur"])))
+    advance(float("inf"))
+    return spans

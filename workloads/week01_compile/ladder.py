@@ -117,7 +117,8 @@ def _tables(seen: Seen) -> tuple[Table, ...]:
         Table("speedup", f"Inference speedup over tuned eager by batch size, {seen.sweep_rung}", (network, batch, x, low, high),
               tuple(seen.sweep),
               Chart("lines", x="batch", y="speedup", by="network", low="low", high="high", marks=(1.2, 1.5), log_x=True)),
-        Table("kernel_time", "GPU time of one training step by class of kernel", (Column("arm"), Column("class"), time_ms),
+        Table("kernel_time", f"{'GPU' if seen.device == 'cuda' else 'CPU'} time of one training step by class of kernel",
+              (Column("arm"), Column("class"), time_ms),
               tuple(_kernel_cells(seen)), Chart("stacked", x="arm", y="time", by="class")),
         Table("ladder", "Every rung in every regime", (
             network, regime, batch, rung, time_ms, x, low, high, Column("of matmul ceiling", "%"),
@@ -175,7 +176,8 @@ def _sameness_cells(seen: Seen) -> list[tuple[Cell, ...]]:
 
 def _notes(seen: Seen) -> tuple[str, ...]:
     late = [f"{row.name} {rung}: not compiled in time, so not timed" for row in seen.rows for rung in row.late]
-    idle = [f"{label}: GPU idle for {part.idle_share:.1%} of a profiled step" for label, part in seen.kernels.items()]
+    idle = [f"{label}: {'GPU idle' if seen.device == 'cuda' else 'between operators'} for {part.idle_share:.1%} of a profiled step"
+            for label, part in seen.kernels.items()]
     traced = ["On a CPU a compiled rung is traced and run as it is, without generated code (aot_eager)"] if seen.device == "cpu" else []
     return (
         f"Judged regime, declared before the run: {JUDGED}. Throughput and latency are published beside it",

@@ -94,6 +94,7 @@ def run(ctx: Context) -> Observed:
     ctx.progress(f"compiling cold in {len(jobs)} processes, at most {COLD_LIMIT_S} s")
     cold_s = cold_seconds(jobs, device=ctx.device, smoke=ctx.smoke, limit_s=COLD_LIMIT_S, progress=ctx.progress)
     ceilings = machine.ceilings(ctx.device)
+    ctx.progress("measured ceilings: " + ", ".join(f"{m.estimate.value:.4g} {m.unit}" for m in ceilings))
 
     rows: list[Row] = []
     baseline: list[tuple[Cell, ...]] = []
@@ -142,11 +143,13 @@ def _train(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds) -> tup
     row, rungs = _row(ctx, sizes, study, "train", cold_s, partial(trainer.step, trainer.forward))
     start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     reference = _reference(trainer)
+    ctx.progress(f"{row.name}: reference in float64 done")
 
     forwards: dict[str, Forward] = {EAGER: trainer.forward}
     for rung in rungs:
         forwards[rung] = compiled(trainer.forward, rung, ctx.device)
         _, row.warm_s[rung] = measure.seconds(partial(trainer.step, forwards[rung]))
+        ctx.progress(f"{row.name}: {rung} compiled from the cache in {row.warm_s[rung]:.1f} s")
         trainer.model.load_state_dict(start)
     for arm, forward in forwards.items():
         row.errors[arm] = _training_error(trainer, forward, reference)
@@ -287,6 +290,7 @@ def _baseline_ladder(ctx: Context, study: Study) -> list[tuple[Cell, ...]]:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         trainers.clear()
     gains = {name: measure.ratio(times["fp32"], times[name]) for name in names}
+    ctx.progress(f"{study.title} train, untuned: " + ", ".join(f"{name} {statistics.median(times[name]):.4g} ms" for name in names))
     return [(study.title, name, study.train_batch, statistics.median(times[name]), gain.value, gain.low, gain.high)
             for name, gain in gains.items()]
 
@@ -305,6 +309,7 @@ def _infer(ctx: Context, sizes: Sizes, study: Study, regime: Regime, cold_s: Col
     for rung in rungs:
         models[rung] = compiled(inferencer.model, rung, ctx.device)
         _, row.warm_s[rung] = measure.seconds(partial(inferencer.call, models[rung]))
+        ctx.progress(f"{row.name}: {rung} compiled from the cache in {row.warm_s[rung]:.1f} s")
     arms: dict[str, Callable[[], object]] = {}
     for arm, model in models.items():
         arms[arm] = call = partial(inferencer.call, model)
