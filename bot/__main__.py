@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bot import commands, gate
-from bot.errors import HubError, UserError
+from bot.errors import HubError, HubRefused, UserError
 from bot.report import Where, lost_card, refused_card, report
 from workloads.spec import Request, Result, SpecError, Workload, discover, dumps, loads
 
@@ -114,7 +114,9 @@ def gate_() -> None:
     found = gate.read(event(), setting("BOT_LOGIN", ACTIONS_BOT))
     if isinstance(found, gate.Ask):
         job = actions()
-        found = gate.answer(found, job.hub(), discover(), job.where(found.issue, found.comment), job.workflow_run)
+        hub = job.hub()
+        found = gate.answer(found, hub, discover(), job.where(found.issue, found.comment), job.workflow_run,
+                            lambda: _branch_ledger(job, hub))
     with told.open("a", encoding="utf-8") as file:
         file.write(found.outputs())
     click.echo(f"{found.verdict}: {found.reason}")
@@ -180,6 +182,43 @@ def kickoff_(week: str | None) -> None:
     else:
         key, number, new = made
         click.echo(f"{key}: issue {number} {'opened' if new else 'was there already'}")
+
+
+@cli.command("sweep")
+def sweep_() -> None:
+    """Finish what a crash left, in a GitHub Actions job.
+
+    Cards that wait although their run has ended get their report, from the ledger or the run's artifact, or say that it is
+    lost; commands that nobody answered are asked for again. A second sweep finds nothing to do.
+    """
+    from bot import publish, store, sweep
+
+    job, workloads = actions(), discover()
+    hub = job.hub()
+    waiting, unheard = sweep.look(hub, workloads, job.bot_login)
+    where = Where(job.server_url, job.repo, job.branch)
+    settled = answered = failed = 0
+    ledger = store.catch_up(hub, job.branch, store.open_checkout(Path.cwd())) if waiting else store.Ledger({})
+    for card in waiting:
+        try:
+            ledger, done = sweep.settle(hub, job.branch, ledger, card, workloads, where)
+            settled += done
+        except HubRefused as refusal:
+            click.echo(str(refusal), err=True)
+            failed += 1
+        except (HubError, UserError):
+            raise  # GitHub is down, or somebody broke the ledger; the cards wait for the next sweep
+        except Exception:  # noqa: BLE001  the edge: one card that nobody can show must not keep the others waiting
+            traceback.print_exc()
+            failed += 1
+            place, why = card.place(where), "the bot failed to show it, and the log of the sweep says where"
+            publish.give_up(hub, place, refused_card(place.request_id, card.request, why, place.where))
+    for command in unheard:
+        answered += sweep.ask_again(hub, command, job.workflow_run)
+    click.echo(f"{len(waiting)} cards wait, {settled} of them settled, {failed} failed; {answered} commands asked for again; "
+               f"{hub.calls} API calls")
+    if failed:
+        sys.exit(1)
 
 
 @cli.command()

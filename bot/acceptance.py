@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from workloads.spec import Deliverable, Metric, Result, Target, Workload, faults
+from workloads.spec import Deliverable, Metric, Request, Result, Target, Workload, faults
 
 Judgement = Literal["met", "missed", "not judged"]
 Validity = Literal["valid", "invalid", "unchecked"]
@@ -29,16 +29,23 @@ def validity(result: Result) -> tuple[Validity, tuple[str, ...]]:
     return ("invalid" if found else "valid"), found
 
 
+def experiment(request: Request) -> str:
+    """Why nothing that `request` measures is judged, however it ends; "" where it is."""
+    if request.smoke:
+        return "smoke run"
+    return "batch size of its own" if request.batch is not None else ""
+
+
 def hold_back(result: Result) -> str:
     """Why nothing of this run is judged; "" where it is: a full run, as the week declares it, that ended well on a machine
     that behaved. A batch size chosen by the commenter is an experiment: one could look for the size that passes."""
     if result.request.smoke:
-        return "smoke run"
+        return experiment(result.request)
     if result.status != "ok":
         return result.status
     if validity(result)[0] == "invalid":
         return "invalid run"
-    return "batch size of its own" if result.request.batch is not None else ""
+    return experiment(result.request)
 
 
 def judge(workload: Workload, result: Result) -> tuple[Verdict, ...]:

@@ -207,15 +207,19 @@ def _refuse(form: Form, why: str, near: str = "", known: tuple[str, ...] | list[
 def unavailable(request: Request) -> str | None:
     """Markdown for a command that is understood and cannot be carried out yet; None for one that can."""
     match request.command:
-        case "help":
+        case "help" | "compare" | "post" | "kickoff" | "status" | "cancel" | "retry":
             return None
         case "bench":
             missing = [name for name, asked in (("`all`", request.week == "all"), ("`--vs`", request.vs is not None),
-                                                ("`--dry-run`", request.dry_run), ("`--gpus` above 1", request.gpus > 1)) if asked]
-            return f"Not available yet: {', '.join(missing)}. Nothing ran." if missing else None
-        case "compare" | "accept" | "retry" | "cancel" | "status" | "post" | "kickoff":
-            return f"Not available yet: `/{request.command}`. Nothing ran."
+                                                ("`--gpus` above 1", request.gpus > 1)) if asked]
+            return not_yet(", ".join(missing)) if missing else None
+        case "accept":
+            return not_yet(f"`/{request.command}`")
     assert_never(request.command)
+
+
+def not_yet(what: str) -> str:
+    return f"Not available yet: {what}. Nothing ran."
 
 
 def help_text() -> str:

@@ -8,17 +8,24 @@ answered with yes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
-from bot import commands
+from bot import commands, control
+from bot.compare import compare
 from bot.errors import HubError, HubRefused, UserError
+from bot.forecast import dry_run
 from bot.kickoff import week_of
-from bot.report import Where, queued_card
+from bot.opening import open_issue
+from bot.post import post
+from bot.report import Where, code, queued_card
+from workloads.plan import WEEKS
 from workloads.spec import Request, Workload, dumps
 
 if TYPE_CHECKING:  # PyGithub takes a third of a second to import, and most events never need it
     from bot.hub import Hub, Reaction
+    from bot.store import Ledger
 
 MAY_COMMAND = ("write", "maintain", "admin")
 
@@ -31,7 +38,7 @@ STRANGER = "its author may not write to the repository"
 UNANSWERED = "GitHub gave no answer, so nothing was accepted; run this job again"
 DUPLICATE = "this command was taken by another workflow run"
 CLOSED = "Nothing ran: this issue is closed or locked. Open it again, then write the command in a new comment."
-WHICH_WEEK = "Nothing ran: this is no Week issue, so say which week: `/bench week01`."
+WHICH_WEEK = "Nothing ran: this is no Week issue, so name a week after the command, for example `week01`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +134,14 @@ def _malformed(name: str) -> UserError:
 # ---------------------------------------------------------------------------------------------------- with the network
 
 
-def answer(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, workflow_run: str) -> Decision:
-    """Authorise, claim and answer one command; `workflow_run` is the id of this Actions run. Never raises HubError: where
-    GitHub does not answer, the command is refused."""
+def answer(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, workflow_run: str, ledger: Callable[[], Ledger]) -> Decision:
+    """Authorise, claim and answer one command; `workflow_run` is the id of this Actions run, and `ledger` reads the runs so
+    far, for the commands that speak of them. Never raises HubError: where GitHub does not answer, the command is refused."""
     try:
         if hub.role(ask.login, ask.user) not in MAY_COMMAND:
             _try_reaction(hub, ask, "-1")
             return Decision("refused", STRANGER)
-        return _carry_out(ask, hub, weeks, where, workflow_run)
+        return _carry_out(ask, hub, weeks, where, workflow_run, ledger)
     except HubError as error:
         sys.stderr.write(f"{error}\n")
         _try_reaction(hub, ask, "confused")
@@ -149,16 +156,21 @@ def _try_reaction(hub: Hub, ask: Ask, content: Reaction) -> None:
         sys.stderr.write(f"{error}\n")
 
 
-def _carry_out(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, workflow_run: str) -> Decision:
-    reply = _prepare(ask, weeks, where)
+def _carry_out(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, workflow_run: str, ledger: Callable[[], Ledger]) -> Decision:
     card = None if _claimed(hub, ask) else hub.find_card(ask.issue, ask.request_id)
+    if card is not None and card.workflow_run != workflow_run:
+        return Decision("ignored", DUPLICATE)
+    try:
+        reply = _prepare(ask, hub, weeks, where, ledger)
+    except UserError as error:  # a ledger that somebody broke by hand
+        reply = _Reply("refused", f"Nothing ran: {code(str(error))}.")
     if card is None:
+        why = control.refusal(hub, ask.user) if reply.request else None
+        reply = _Reply("refused", why) if why else reply
         number = hub.post_card(ask.issue, ask.request_id, workflow_run, reply.text)
-    elif card.workflow_run == workflow_run:  # this job is run again
+    else:  # this job is run again; whether there is room was asked when it ran first, or by the command that runs it again
         number = card.id
         hub.edit_card(number, ask.request_id, workflow_run, reply.text)
-    else:
-        return Decision("ignored", DUPLICATE)
     return Decision(reply.verdict, "answered", reply.request is not None, reply.request, ask.request_id, ask.issue, number)
 
 
@@ -180,20 +192,67 @@ class _Reply:
     request: Request | None = None
 
 
-def _prepare(ask: Ask, weeks: dict[str, Workload], where: Where) -> _Reply:
+def _prepare(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, ledger: Callable[[], Ledger]) -> _Reply:
     if not ask.open:
         return _Reply("refused", CLOSED)
-    if isinstance(ask.command, commands.Refusal):
-        return _Reply("refused", ask.command.reply)
-    if ask.command.command == "help":
-        return _Reply("accepted", commands.help_text())
-    if said := commands.unavailable(ask.command):
+    asked = ask.command
+    if isinstance(asked, commands.Refusal):
+        return _Reply("refused", asked.reply)
+    match asked.command:
+        case "help":
+            return _Reply("accepted", commands.help_text())
+        case "compare":
+            return _Reply("accepted", _compare(asked, weeks, where, ledger()))
+        case "kickoff":
+            return _Reply("accepted", _kickoff(asked, hub, weeks))
+        case "bench" | "post":
+            return _on_week(ask, asked, weeks, where, ledger)
+        case "status":
+            return _Reply("accepted", control.status(hub, ledger, where))
+        case "cancel":
+            return _Reply("accepted", control.cancel(hub, ask.issue, _run(asked), where))
+        case "retry":
+            return _Reply("accepted", control.retry(hub, ask.issue, _run(asked), ask.user, ledger))
+        case "accept":
+            return _Reply("accepted", commands.not_yet(f"`/{asked.command}`"))
+    assert_never(asked.command)
+
+
+def _on_week(ask: Ask, asked: Request, weeks: dict[str, Workload], where: Where, ledger: Callable[[], Ledger]) -> _Reply:
+    """The commands that measure a week, or speak of what was measured of it."""
+    if said := commands.unavailable(asked):
         return _Reply("accepted", said)
-    week = ask.command.week or week_of(ask.title)
+    week = asked.week or week_of(ask.title)
     if week is None:
         return _Reply("refused", WHICH_WEEK)
     if week not in weeks:
         known = ", ".join(f"`{key}`" for key in weeks)
         return _Reply("accepted", f"Nothing ran: {week} has no workload yet. Weeks that run: {known}.")
-    request = replace(ask.command, week=week)
+    if asked.command == "post":
+        return _Reply("accepted", post(weeks[week], ledger().week(week), where))
+    request = replace(asked, week=week)
+    if asked.dry_run:
+        return _Reply("accepted", dry_run(weeks[week], request, ledger().week(week)))
     return _Reply("accepted", queued_card(ask.request_id, request, where), request)
+
+
+def _run(asked: Request) -> str | None:
+    return f"c{asked.runs[0]}" if asked.runs else None
+
+
+def _compare(asked: Request, weeks: dict[str, Workload], where: Where, ledger: Ledger) -> str:
+    first, second = (ledger.find(f"c{number}") for number in asked.runs)
+    if first is None or second is None:
+        which = "neither of the two runs is" if first is second else "the first run is not" if first is None else "the second run is not"
+        return f"Nothing to compare: {which} in [results/]({where.url('tree', where.branch, 'results')}), where every finished run is."
+    if first.week != second.week:
+        return f"Nothing to compare: the first run is of {first.week}, the second of {second.week}. Two runs of one week are needed."
+    if first.week not in weeks:
+        return f"Nothing to compare: {first.week} has no workload here any more."
+    return compare(weeks[first.week], first, second, where)
+
+
+def _kickoff(asked: Request, hub: Hub, weeks: dict[str, Workload]) -> str:
+    week = next(planned for planned in WEEKS if planned.key == asked.week)
+    number, new = open_issue(hub, week, weeks.get(week.key), hub.week_issues())
+    return f"Opened {week.key}: #{number}." if new else f"{week.key} has its issue already: #{number}."

@@ -11,11 +11,14 @@ import base64
 import email.utils
 import functools
 import hashlib
+import itertools
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -37,6 +40,11 @@ MOST_PAGES = 50
 # GitHub's comparison of two commits lists no more files than this.
 MOST_CHANGED = 300
 ACTIONS_BOT = "github-actions[bot]"
+CARD = re.compile(r"<!-- sprintbench:card ([cr]\d+) run=(\d+)( answer)? -->", re.ASCII)
+BENCH_JOB = "Bench"
+# A little above what bot.artifact takes, so that what is too large is still seen to be.
+MOST_ZIP_BYTES = 21 * 2**20
+CHUNK_BYTES = 2**20
 
 T = TypeVar("T")
 
@@ -51,16 +59,52 @@ class _Unanswered(HubError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """`date` is GitHub's own clock, `location` where a redirection leads."""
+
     status: int
     data: Any
+    date: str = ""
+    location: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The bot's own comment for one request. `workflow_run` is the Actions run that made it."""
+    """The bot's own comment for one request. `workflow_run` is the Actions run that made it; `measures` tells a run's card
+    from the answer to a command that measures nothing."""
 
     id: int
     workflow_run: str
+    request_id: str
+    issue: int
+    measures: bool
+    text: str
+    created: datetime
+    updated: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRun:
+    """An Actions run: whether it has ended, how ("success", "failure", "cancelled"...), and the commit it ran at."""
+
+    ended: bool
+    conclusion: str
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The job that measures: "queued" (or another word for waiting), "in_progress" or "completed", and since when it works."""
+
+    status: str
+    started: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A self-hosted runner."""
+
+    online: bool
+    busy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +118,15 @@ class HubIssue:
 
 def signed(body: str, request_id: str, workflow_run: str) -> str:
     """`body` under the hidden first line by which the bot finds its comment again, with the Actions run that wrote it. The
-    mark is honoured on the bot's own comments only."""
-    text = body.removeprefix(f"<!-- sprintbench:card {request_id} -->").lstrip("\n")
-    return f"<!-- sprintbench:card {request_id} run={workflow_run} -->\n\n{text}"
+    mark is honoured on the bot's own comments only. Each text on a run (bot.report's cards) has a mark already, and any other
+    is marked as an answer."""
+    text = body.removeprefix(f"<!-- sprintbench:card {request_id} -->")
+    answer = " answer" if text == body else ""
+    return f"<!-- sprintbench:card {request_id} run={workflow_run}{answer} -->\n\n{text.lstrip(chr(10))}"
 
 
 class Hub:
-    """One repository on GitHub (or on the server at `api_url`), as `login`."""
+    """One repository on GitHub (or on the server at `api_url`), as `login`. `calls` counts what was asked of its API."""
 
     def __init__(self, repo: str, token: str, api_url: str, *, login: str = ACTIONS_BOT, pause_s: float = 1.0,
                  sleep: Callable[[float], None] = time.sleep) -> None:
@@ -92,6 +138,7 @@ class Hub:
         self._pause_s = pause_s
         self._sleep = sleep
         self._uploaded: set[str] = set()
+        self.calls = 0
 
     # ------------------------------------------------------------------------------------------------ people
 
@@ -126,14 +173,26 @@ class Hub:
 
     def find_card(self, issue: int, request_id: str) -> Card | None:
         """The bot's comment for a request, if it has made one."""
-        start = f"<!-- sprintbench:card {request_id} run="
-        for comment in self._pages(f"/issues/{issue}/comments", {}):
-            body = comment.get("body") or ""
-            first = body.splitlines()[0] if body else ""
-            author = comment.get("user") or {}
-            if author.get("login") == self._login and first.startswith(start):
-                return Card(comment["id"], first.removeprefix(start).removesuffix(" -->"))
-        return None
+        return next((card for card in self.cards(issue) if card.request_id == request_id), None)
+
+    def cards(self, issue: int) -> Iterator[Card]:
+        """The bot's cards and answers on an issue, oldest first."""
+        return filter(None, map(self.card, self._pages(f"/issues/{issue}/comments", {})))
+
+    def card(self, comment: dict[str, Any]) -> Card | None:
+        """The card that a comment is, if it is the bot's and has the mark on its first line."""
+        found = CARD.fullmatch("".join((comment.get("body") or "").splitlines()[:1]))
+        mine = (comment.get("user") or {}).get("login") == self._login
+        if not found or not mine:
+            return None
+        issue = int(comment["issue_url"].rpartition("/")[2])
+        return Card(comment["id"], found[2], found[1], issue, found[3] is None, comment["body"],
+                    datetime.fromisoformat(comment["created_at"]), datetime.fromisoformat(comment["updated_at"]))
+
+    def comments(self, since: datetime) -> list[dict[str, Any]]:
+        """The comments of all issues that were written or edited since then, as an event would hold them, oldest first."""
+        query = {"since": _stamp(since), "sort": "updated", "direction": "desc"}
+        return sorted(self._pages("/issues/comments", query), key=lambda comment: int(comment["id"]))
 
     def post_card(self, issue: int, request_id: str, workflow_run: str, body: str) -> int:
         """Comment on an issue, once however often it is tried; the comment's id."""
@@ -155,12 +214,20 @@ class Hub:
 
     def edit_issue_body(self, number: int, change: Callable[[HubIssue], str]) -> bool:
         """Make the body what `change` says of the issue as it is right now; True if that altered it. The last writer wins on
-        GitHub, so the issue is read immediately before it is written, and `change` touches only the bot's own words."""
-        issue = self.issue(number)
-        body = change(issue)
-        if body != issue.body:
-            self._ask("PATCH", f"/issues/{number}", {"body": body}, read=lambda r: _whole(r, "number"))
-        return body != issue.body
+        GitHub, so the issue is read immediately before it is written, every time, and `change` touches only the bot's own
+        words."""
+        attempt = 0
+        while True:
+            issue = self.issue(number)
+            body = change(issue)
+            if body == issue.body:
+                return attempt > 0
+            try:
+                self._exchange("PATCH", f"/issues/{number}", {"body": body}, {}, lambda r: _whole(r, "number"))
+                return True
+            except _Unanswered as failure:
+                attempt += 1
+                self._wait(failure, attempt)
 
     def week_issues(self) -> dict[str, int]:
         """The issues of weeks, open or closed, by key ("week03"): known by their title, or by kickoff's mark where somebody
@@ -246,16 +313,72 @@ class Hub:
                 self._uploaded.add(sha)
             return {"sha": sha}
 
+    # ------------------------------------------------------------------------------------------------ Actions
+
+    def now(self) -> datetime:
+        """The time by GitHub's clock, with which the times of comments can be compared."""
+        return self._ask("GET", "", read=lambda r: email.utils.parsedate_to_datetime(r.date))
+
+    def workflow_run(self, number: str) -> WorkflowRun | None:
+        """An Actions run; None where it was deleted."""
+        try:
+            return self._ask("GET", f"/actions/runs/{number}", read=lambda r: WorkflowRun(
+                _text(r, "status") == "completed", str(r.data["conclusion"]), _text(r, "head_sha")))
+        except HubRefused as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+
+    def bench_job(self, workflow_run: str) -> Job | None:
+        """The job of an Actions run that measures, in its latest attempt; None where there is none yet."""
+        jobs = self._pages(f"/actions/runs/{workflow_run}/jobs", {}, within="jobs")
+        return next((Job(str(j["status"]), datetime.fromisoformat(j["started_at"])) for j in jobs if j["name"] == BENCH_JOB), None)
+
+    def cancel(self, workflow_run: str) -> None:
+        """Stop an Actions run. Raises HubRefused (409) where it has ended."""
+        self._ask("POST", f"/actions/runs/{workflow_run}/cancel", read=lambda _: None)
+
+    def rerun(self, workflow_run: str) -> None:
+        """Run every job of an Actions run again, with the same event at the same commit. Raises HubRefused where it has not
+        ended, or is more than a month old."""
+        def find() -> bool | None:
+            run = self.workflow_run(workflow_run)
+            return True if run and not run.ended else None
+
+        self._once(find, "POST", f"/actions/runs/{workflow_run}/rerun", None, read=lambda _: True)
+
+    def runners(self) -> list[Runner] | None:
+        """The self-hosted runners; None where this token may not see them."""
+        try:
+            return [Runner(r["status"] == "online", bool(r["busy"])) for r in self._pages("/actions/runners", {}, within="runners")]
+        except HubRefused as refusal:
+            if refusal.status in (403, 404):
+                return None
+            raise
+
+    def artifact(self, workflow_run: str, name: str) -> bytes | None:
+        """The newest zip that an Actions run left under `name`, cut at MOST_ZIP_BYTES; None where there is none any more."""
+        try:
+            held = self._ask("GET", f"/actions/runs/{workflow_run}/artifacts", query={"name": name},
+                             read=lambda r: [int(a["id"]) for a in r.data["artifacts"] if not a["expired"]])
+            return self._ask("GET", f"/actions/artifacts/{max(held)}/zip", read=_fetch) if held else None
+        except HubRefused as refusal:
+            if refusal.status in (404, 410):
+                return None
+            raise
+
     # ------------------------------------------------------------------------------------------------ asking
 
-    def _pages(self, path: str, query: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _pages(self, path: str, query: dict[str, Any], *, within: str = "") -> Iterator[dict[str, Any]]:
+        """The items of a list; `within` is where an answer holds it that is not the list itself."""
         for page in range(1, MOST_PAGES + 1):
-            items = self._ask("GET", path, query={**query, "per_page": PAGE, "page": page}, read=_objects)
+            items = self._ask("GET", path, query={**query, "per_page": PAGE, "page": page}, read=lambda r: _objects(r, within))
             yield from items
             if len(items) < PAGE:
                 return
 
-    def _once(self, find: Callable[[], T | None], verb: str, path: str, body: dict[str, Any], *, read: Callable[[Reply], T]) -> T:
+    def _once(self, find: Callable[[], T | None], verb: str, path: str, body: dict[str, Any] | None, *,
+              read: Callable[[Reply], T]) -> T:
         """A write that would have a second effect if repeated: after a failure, look whether it was carried out."""
         attempt = 0
         while True:
@@ -295,6 +418,7 @@ class Hub:
 
     def _exchange(self, verb: str, path: str, body: dict[str, Any] | None, query: dict[str, Any], read: Callable[[Reply], T]) -> T:
         what = f"{verb} {path}"
+        self.calls += 1
         try:
             status, headers, text = self._requester.requestJson(verb, self._root + path, dict(query), None, body)
         except (requests.RequestException, RuntimeError) as error:  # RuntimeError: PyGithub on a redirect to another host
@@ -308,7 +432,7 @@ class Hub:
                 raise _Unanswered(f"{what}: rate limit", RATE_LIMIT_WAIT_S if after_s is None else after_s)
             raise HubRefused(f"{what}: HTTP {status} {message}", status)
         try:
-            return read(Reply(status, json.loads(text)))
+            return read(Reply(status, json.loads(text or "null"), headers.get("date", ""), headers.get("location", "")))
         except (ValueError, KeyError, TypeError) as error:
             raise _Unanswered(f"{what}: HTTP {status} with something else than the JSON that was asked for") from error
 
@@ -352,10 +476,26 @@ def _at(reply: Reply, keys: tuple[str, ...]) -> Any:
     return functools.reduce(lambda data, key: data[key], keys, reply.data)
 
 
-def _objects(reply: Reply) -> list[dict[str, Any]]:
-    if not isinstance(reply.data, list):
+def _objects(reply: Reply, within: str) -> list[dict[str, Any]]:
+    items = reply.data[within] if within else reply.data
+    if not isinstance(items, list):
         raise ValueError("no list")
-    return reply.data
+    return items
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+
+def _fetch(reply: Reply) -> bytes:
+    """What lies where GitHub points to: on another host, which is not shown the token."""
+    try:
+        with requests.get(reply.location, timeout=TIMEOUT_S, stream=True) as answer:
+            answer.raise_for_status()
+            return b"".join(itertools.islice(answer.iter_content(CHUNK_BYTES), MOST_ZIP_BYTES // CHUNK_BYTES))
+    except requests.RequestException as error:
+        raise _Unanswered(f"the artifact's storage: {type(error).__name__}") from error
 
 
 def _name(file: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""The sequences that write to GitHub, in the order that survives a crash: ledger, comment, checklist, reaction.
+"""The sequences that write to GitHub, in the order that survives a crash: ledger, checklist, reaction, card.
 
 Each step looks before it writes, so that a sequence may be cut anywhere and run again from its start. The ledger comes
-first: once a result is in it nothing is lost, and what follows can be drawn from it again.
+first: once a result is in it nothing is lost, and what follows can be drawn from it again. The card comes last: as long as
+it waits, something is left to do, and that is all that a sweep has to know.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from bot.artifact import Checked
 from bot.checklist import tick, ticks
 from bot.errors import HubRefused
 from bot.hub import Hub, HubIssue
-from bot.kickoff import Kickoff, kickoff, next_week, week_of
+from bot.kickoff import next_week, week_of
+from bot.opening import open_issue
 from bot.report import Where, report
 from bot.store import Ledger
 from workloads.plan import planned
 from workloads.spec import Result, Workload
 
-LABEL_COLOR = "0e8a16"
 # The comment or its issue was deleted: nobody waits there any more, and the ledger has the result.
 GONE = (404, 410)
 
@@ -43,21 +44,27 @@ class Place:
 
 
 def publish(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapping[str, Workload], place: Place) -> Ledger:
-    """Store a checked result, turn the card into its report, tick what it proves and mark the command as done; the ledger
+    """Store a checked result, tick what it proves, mark the command as done and turn the card into its report; the ledger
     with it. Raises HubRefused, after every step was tried, where one may not be done."""
     ledger = store.put(hub, branch, ledger, checked, workloads)
-    result, workload = checked.result, workloads[checked.result.week]
+    # What the ledger holds is shown: of a run that was run again, the result that ended well stays.
+    announce(hub, branch, ledger, ledger.find(checked.result.run) or checked.result, workloads, place)
+    return ledger
+
+
+def announce(hub: Hub, branch: str, ledger: Ledger, result: Result, workloads: Mapping[str, Workload], place: Place) -> None:
+    """All of `publish` that comes after the ledger, which holds `result`. Raises HubRefused as it does."""
+    workload = workloads[result.week]
     where = replace(place.where, branch=branch, ledger=ledger.sha)
     text = report(workload, result, where, ledger.before(result))
-    _each(lambda: _show(hub, place, text),
-          lambda: _tick(hub, place, workload, result),
-          lambda: hub.react(place.comment, "rocket" if result.status == "ok" else "confused"))
-    return ledger
+    _each(lambda: _tick(hub, place, workload, result),
+          lambda: hub.react(place.comment, "rocket" if result.status == "ok" else "confused"),
+          lambda: _show(hub, place, text))
 
 
 def give_up(hub: Hub, place: Place, card: str) -> None:
     """Turn the card into `card`, which says why there is no result. The ledger holds real results only, so it stays as it is."""
-    _each(lambda: _show(hub, place, card), lambda: hub.react(place.comment, "confused"))
+    _each(lambda: hub.react(place.comment, "confused"), lambda: _show(hub, place, card))
 
 
 def _each(*steps: Callable[[], None]) -> None:
@@ -117,17 +124,10 @@ def open_week(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Wor
     made = None
     if number is not None:
         week = planned(number)
-        plan = kickoff(week, workloads.get(week.key))
-        made = (week.key, opened[week.key], False) if week.key in opened else (week.key, _open(hub, week.key, plan), True)
+        made = (week.key, *open_issue(hub, week, workloads.get(week.key), opened))
     store.redraw(hub, branch, ledger, workloads)
     return made
 
 
 def _number(key: str) -> int:
     return int(key.removeprefix("week"))
-
-
-def _open(hub: Hub, key: str, plan: Kickoff) -> int:
-    for label in plan.labels:
-        hub.ensure_label(label, LABEL_COLOR, "A week of the sprint")
-    return hub.open_week(key, plan.title, plan.body, plan.labels, hub.ensure_milestone(plan.milestone))

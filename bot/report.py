@@ -16,7 +16,24 @@ from dataclasses import dataclass, replace
 from tabulate import tabulate
 
 from bot.acceptance import Verdict, earned, hold_back, judge, validity
-from workloads.spec import LOG_TAIL_CHARS, Cell, Estimate, Metric, Observed, Request, Result, Status, Table, Target, Unit, Workload
+from workloads.spec import (
+    LOG_TAIL_CHARS,
+    Cell,
+    Estimate,
+    Machine,
+    Metric,
+    Observed,
+    Request,
+    Result,
+    SpecError,
+    Status,
+    Table,
+    Target,
+    Unit,
+    Workload,
+    dumps,
+    loads,
+)
 
 LIMIT = 60_000  # characters; GitHub refuses a comment above 65,536
 ROWS = 8  # of the first table
@@ -193,7 +210,7 @@ def outcome(verdicts: Sequence[Verdict]) -> str:
 def state_text(result: Result, verdicts: Sequence[Verdict]) -> str:
     """A run in a few words, for its headline and for the scoreboard: how it failed, why it is not valid, or the verdict."""
     if result.status != "ok":
-        return f"failed: {result.status}"
+        return result.status if result.status == "cancelled" else f"failed: {result.status}"
     state, found = validity(result)
     if state == "invalid":
         return f"INVALID: {_few(found, 1)}"
@@ -238,13 +255,33 @@ def block(workload: Workload, result: Result, folder: str) -> str:
 
 
 def queued_card(run: str, request: Request, where: Where) -> str:
-    """The status card from the moment a command is accepted until its report takes its place."""
+    """The status card from the moment a command is accepted until its report takes its place. As long as it waits for one,
+    a hidden line says so, with the request: see `waits_for`."""
     return _card(run, f"### {request.week} · queued · this comment becomes the report",
-                 f"Accepted: `{command(request)}`. It waits for a GPU runner; nothing more needs to be done.", where)
+                 f"Accepted: `{command(request)}`. It waits for a GPU runner; nothing more needs to be done.", where,
+                 waits=f"<!-- sprintbench:waits {dumps(request)} -->")
+
+
+def waits_for(card: str) -> Request | None:
+    """The request whose report the text of a card still waits for; None where it is the last word."""
+    found = re.fullmatch(r"<!-- sprintbench:waits (.*) -->", "".join(card.splitlines()[2:3]))  # there only: a log may hold anything
+    try:
+        return loads(Request, found[1]) if found else None
+    except SpecError:  # somebody edited it
+        return None
+
+
+def cancelled_card(run: str, request: Request, where: Where) -> str:
+    """Somebody stopped the run, and it left no result, or none yet."""
+    return _card(run, f"### {request.week} · cancelled · next: ask again when it is wanted",
+                 "It was stopped before it left a result: by a command, on the workflow run's page, or because its time was up."
+                 f"\n\n**Next**\n\n- `/retry {run}` runs it again at the same commit.\n- `{command(request)}` asks anew.", where)
 
 
 def lost_card(run: str, request: Request, job_result: str, where: Where) -> str:
     """The GPU job ended and left no result: `job_result` is how Actions names its end (failure, cancelled, skipped)."""
+    if job_result == "cancelled":
+        return cancelled_card(run, request, where)
     return _card(run, f"### {request.week} · failed: the GPU job left no result · next: look at its log, then ask again",
                  f"The job ended as {code(job_result)}, before it could write one: the runner died or lost its connection, or the job ran "
                  f"out of time.\n\n**Next**\n\n- `{command(request)}` asks again.", where)
@@ -257,9 +294,9 @@ def refused_card(run: str, request: Request, reason: str, where: Where) -> str:
                  f"\n\n**Next**\n\n- `{command(request)}` asks again.", where)
 
 
-def _card(run: str, headline: str, text: str, where: Where) -> str:
+def _card(run: str, headline: str, text: str, where: Where, waits: str = "") -> str:
     links = " · ".join(_link(name, url) for name, url in (("the command", where.comment_url), ("workflow run", where.run_url)) if url)
-    return "\n\n".join(part for part in (marker(run), headline, text, links) if part) + "\n"
+    return "\n\n".join(part for part in (marker(run), waits, headline, text, links) if part) + "\n"
 
 
 def _link(text: str, url: str) -> str:
@@ -298,7 +335,7 @@ def _facts(result: Result, where: Where) -> str:
     observed = result.observed[0] if result.observed else None
     samples = max((len(m.estimate.samples) for m in observed.metrics), default=0) if observed else 0
     machine = result.machine
-    gpu = f"{machine.gpus} x {machine.gpu}" if machine.gpus > 1 else machine.gpu or "CPU"
+    gpu = gpu_text(machine)
     processes = result.request.repeat
     return " · ".join(fact for fact in (
         _link("asked in this comment", where.comment_url) if where.comment_url else "",
@@ -339,31 +376,38 @@ def _split_metrics(workload: Workload, observed: Observed) -> tuple[tuple[Metric
 def _first_table(verdicts: Sequence[Verdict], beside: Sequence[Metric], observed: Observed) -> str:
     noise = observed.metric("noise")
     limit = f"± {value_text(noise.estimate, '%')}" if noise and noise.unit == "%" else ""
-    rows = [(f"**{_name(v.target.text, v.metric)}**",
+    rows = [(f"**{metric_name(v.target.text, v.metric)}**",
              interval_text(v.metric.estimate, v.metric.unit, v.target.bound) if v.metric else "not measured",
              bound_text(v.target),
              limit if v.target.unit == "x" else "",
-             _verdict(v))
+             verdict_text(v))
             for v in verdicts[:ROWS]]
-    rows += [(_name(m.text, m), interval_text(m.estimate, m.unit), "", limit if m.unit == "x" else "", "") for m in beside]
+    rows += [(metric_name(m.text, m), interval_text(m.estimate, m.unit), "", limit if m.unit == "x" else "", "") for m in beside]
     headers = ("metric", "value (95% interval)", "target", "noise limit", "verdict")
     kept = [place for place in range(len(headers)) if headers[place] != "noise limit" or limit]
-    return _markdown([headers[place] for place in kept], [[row[place] for place in kept] for row in rows])
+    return table_text([headers[place] for place in kept], [[row[place] for place in kept] for row in rows])
 
 
-def _name(text: str, metric: Metric | None) -> str:
+def gpu_text(machine: Machine) -> str:
+    """What a run was measured on, in a word: "2 x NVIDIA H100 80GB HBM3"."""
+    return f"{machine.gpus} x {machine.gpu}" if machine.gpus > 1 else machine.gpu or "CPU"
+
+
+def metric_name(text: str, metric: Metric | None) -> str:
+    """`text` with where the number was seen and what stood in for something absent."""
     said = [part for part in ((metric.detail, f"proxy: {metric.proxy}" if metric.proxy else "") if metric else ()) if part]
     return f"{text} ({'; '.join(said)})" if said else text
 
 
-def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> str:
+def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> str:
+    """A Markdown table; `right` says which columns are numbers."""
     aligned = ["right" if r else "left" for r in right] or None
     return tabulate(list(rows), headers=list(headers), tablefmt="github", disable_numparse=True, colalign=aligned)
 
 
 def _metric_table(metrics: Sequence[Metric]) -> str:
-    rows = [(_name(m.text, m), interval_text(m.estimate, m.unit), f"{m.better} is better") for m in metrics]
-    return _markdown(("metric", "value (95% interval)", "direction"), rows) if rows else ""
+    rows = [(metric_name(m.text, m), interval_text(m.estimate, m.unit), f"{m.better} is better") for m in metrics]
+    return table_text(("metric", "value (95% interval)", "direction"), rows) if rows else ""
 
 
 def _picture(result: Result, observed: Observed, where: Where) -> str:
@@ -411,7 +455,7 @@ def _table(table: Table) -> str:
     headers = [f"{c.name} ({c.unit})" if c.unit else c.name for c in table.columns]
     numeric = [all(not isinstance(row[place], str) for row in table.rows) for place in range(len(headers))]
     more = len(table.rows) - TABLE_ROWS
-    text = _markdown(headers, [[_cell(cell) for cell in row] for row in table.rows[:TABLE_ROWS]], numeric)
+    text = table_text(headers, [[_cell(cell) for cell in row] for row in table.rows[:TABLE_ROWS]], numeric)
     return text + (f"\n\n{more} more rows are in result.json." if more > 0 else "")
 
 
@@ -428,7 +472,7 @@ def _acceptance(workload: Workload, result: Result, verdicts: Sequence[Verdict],
     count = f"**Acceptance {len(had)}/{items} → {len(had | set(now))}/{items}**"
     if reason := hold_back(result):
         return f"{count}: nothing of this run is judged ({reason})."
-    lines = [f"- {_verdict(v)}: {v.target.text} {bound_text(v.target)}{_evidence(v)}" for v in verdicts]
+    lines = [f"- {verdict_text(v)}: {v.target.text} {bound_text(v.target)}{_evidence(v)}" for v in verdicts]
     for i, deliverable in enumerate(workload.deliverables):
         item = f"deliverable/{i}"
         state = "shown" if item in now else "shown before" if item in had else "open"
@@ -436,7 +480,8 @@ def _acceptance(workload: Workload, result: Result, verdicts: Sequence[Verdict],
     return "\n".join((count, "", *lines))
 
 
-def _verdict(verdict: Verdict) -> str:
+def verdict_text(verdict: Verdict) -> str:
+    """ "met", "missed", or "not judged" with the reason."""
     return f"{verdict.verdict} ({verdict.reason})" if verdict.reason else verdict.verdict
 
 
@@ -486,7 +531,7 @@ def _environment(result: Result) -> str:
                  ("power", f"median {figure(telemetry.power_median, 0)}, highest {figure(telemetry.power_highest, 0)} W"),
                  ("GPU memory", f"highest {figure(telemetry.memory_highest_mib, 0)} MiB"),
                  ("throttled", _few([f"{reason} {share:.1%}" for reason, share in telemetry.throttled]) or "never")]
-    return _markdown(("what", "is"), rows)
+    return table_text(("what", "is"), rows)
 
 
 def _reproduce(result: Result) -> str:

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from bot.acceptance import hold_back, judge
 from bot.regions import replace
-from bot.report import duration_text, interval_text, state_text
+from bot.report import duration_text, gpu_text, interval_text, state_text
 from workloads.plan import TITLE, WEEKS, PlannedWeek
 from workloads.spec import Result, Workload
 
@@ -62,8 +62,7 @@ def _headline(workload: Workload, run: Result) -> str:
 
 
 def _machine(run: Result) -> str:
-    gpu = f"{run.machine.gpus} x {run.machine.gpu}" if run.machine.gpus > 1 else run.machine.gpu or "CPU"
-    return f"{gpu}, smoke" if run.request.smoke else gpu
+    return f"{gpu_text(run.machine)}, smoke" if run.request.smoke else gpu_text(run.machine)
 
 
 def _link(run: Result) -> str:

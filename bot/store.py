@@ -6,13 +6,14 @@ results/, and they are drawn anew, never merged, when somebody else pushed in be
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bot import documents, plot, regions, scoreboard
+from bot import documents, regions, scoreboard
 from bot.artifact import Checked
 from bot.errors import Moved, UserError
 from bot.hub import Hub
@@ -43,9 +44,19 @@ class Ledger:
                 found.setdefault(named[1], []).append(_result(path, content))
         return {week: tuple(sorted(of_week, key=_age)) for week, of_week in found.items()}
 
+    def find(self, run: str) -> Result | None:
+        """One run by its name. Raises UserError where its file is no result."""
+        path = next((path for path in self.files if (named := RESULT.fullmatch(path)) and named[2] == run), None)
+        return _result(path, self.files[path]) if path else None
+
     def before(self, result: Result) -> tuple[Result, ...]:
         """The runs of the same week that are older than `result`."""
-        return tuple(run for run in self.runs().get(result.week, ()) if _age(run) < _age(result))
+        return tuple(run for run in self.week(result.week) if _age(run) < _age(result))
+
+    def week(self, key: str) -> tuple[Result, ...]:
+        """The runs of one week, oldest first; no other week's are read. Raises UserError for a file that is no result."""
+        named = ((path, RESULT.fullmatch(path)) for path in sorted(self.files))
+        return tuple(sorted((_result(path, self.files[path]) for path, match in named if match and match[1] == key), key=_age))
 
 
 def _age(run: Result) -> tuple[str, int]:
@@ -56,6 +67,7 @@ def _kept(path: str) -> bool:
     return path == SCOREBOARD or bool(RESULT.fullmatch(path) or re.fullmatch(r"workloads/week\d\d_[a-z0-9_]+/README\.md", path))
 
 
+@functools.cache  # reading is strict, so it is slow, and one publication asks for the same runs several times
 def _result(path: str, content: bytes) -> Result:
     try:
         return loads(Result, content)
@@ -93,6 +105,8 @@ def entry(checked: Checked) -> dict[str, bytes]:
 
 def plots(result: Result) -> dict[str, bytes]:
     """The charts of a run as PNGs, by path."""
+    from bot import plot  # matplotlib takes half a second to import, and who only reads the ledger draws nothing
+
     observed = result.pooled()
     charted = [table for table in observed.tables if table.chart] if observed else []
     return {f"{folder(result)}/{table.name}.png": plot.draw(table) for table in charted}
@@ -118,9 +132,10 @@ def _text(ledger: Ledger, path: str) -> str:
 
 def put(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapping[str, Workload]) -> Ledger:
     """Add a run to the ledger on `branch`; the ledger with it, at the commit that holds it. A run that is there already, byte
-    for byte, makes no second commit. Raises Moved where others push faster than this."""
+    for byte, makes no second commit. A run that was run again takes the place of its own failure, never of a result that
+    ended well: what the ledger then holds stays. Raises Moved where others push faster than this."""
     result = checked.result
-    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}")
+    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}", result.run)
 
 
 def redraw(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Workload]) -> Ledger:
@@ -128,9 +143,14 @@ def redraw(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Worklo
     return _write(hub, branch, ledger, {}, workloads, "Redraw the scoreboard")
 
 
-def _write(hub: Hub, branch: str, ledger: Ledger, added: dict[str, bytes], workloads: Mapping[str, Workload], message: str) -> Ledger:
+def _write(hub: Hub, branch: str, ledger: Ledger, added: dict[str, bytes], workloads: Mapping[str, Workload], message: str,
+           run: str = "") -> Ledger:
+    """`added` are the files of `run`, if they are of one."""
     attempt = 1
     while True:
+        kept = ledger.find(run) if run else None
+        if kept and kept.status == "ok":
+            added = {}
         grown = ledger.with_files(added)
         drawn = pages(grown, workloads)
         done = grown.with_files(drawn)

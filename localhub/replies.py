@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from localhub.repository import BRANCH, Change, Commit, Entry
-from localhub.state import REACTIONS, Comment, Hub, Issue, Job, Label, Milestone, Reaction, Role, Run, User, Workflow
+from localhub.state import REACTIONS, Comment, Hub, Issue, Job, Label, Machine, Milestone, Reaction, Role, Run, User, Workflow
 
 JSON = dict[str, Any]
 # The older name of each role, which the permission endpoint gives beside the role itself.
@@ -248,10 +248,12 @@ class Replies:
         repository = self.minimal_repository()
         return {
             "id": run.id, "name": run.workflow.name, "node_id": node("WFR", run.id), "head_branch": BRANCH, "head_sha": run.sha,
-            "path": run.workflow.path, "run_number": run.number, "run_attempt": 1, "event": run.event, "display_title": run.title,
-            "status": run.status, "conclusion": run.conclusion, "workflow_id": run.workflow.id, "check_suite_id": run.id,
+            "path": run.workflow.path, "run_number": run.number, "run_attempt": run.attempt, "event": run.event, "display_title": run.title,
+            "status": run.status, "conclusion": run.conclusion if run.status == "completed" else None,
+            "workflow_id": run.workflow.id, "check_suite_id": run.id,
             "url": own, "html_url": f"{self.html}/actions/runs/{run.id}", "pull_requests": [], "created_at": moment(run.created),
-            "updated_at": moment(run.finished or run.created), "run_started_at": moment(run.created), "actor": self.user(run.actor),
+            "updated_at": moment(run.finished or run.created), "run_started_at": moment(run.started or run.created),
+            "actor": self.user(run.actor),
             "triggering_actor": self.user(run.actor), "jobs_url": f"{own}/jobs", "logs_url": f"{own}/logs",
             "check_suite_url": f"{self.api}/check-suites/{run.id}", "artifacts_url": f"{own}/artifacts", "cancel_url": f"{own}/cancel",
             "rerun_url": f"{own}/rerun", "workflow_url": f"{self.api}/actions/workflows/{run.workflow.id}", "head_commit": head,
@@ -260,14 +262,27 @@ class Replies:
 
     def job(self, run: Run, place: int, job: Job) -> JSON:
         number = run.id * 100 + place
+        over = job.conclusion not in ("queued", "in_progress")
         return {
             "id": number, "run_id": run.id, "run_url": f"{self.api}/actions/runs/{run.id}", "node_id": node("CR", number),
             "head_sha": run.sha, "url": f"{self.api}/actions/jobs/{number}", "html_url": f"{self.html}/actions/runs/{run.id}#{job.name}",
-            "status": "completed", "conclusion": job.conclusion, "created_at": moment(run.created), "started_at": moment(run.created),
-            "completed_at": moment(run.finished or run.created), "name": job.name, "check_run_url": f"{self.api}/check-runs/{number}",
+            "status": "completed" if over else job.conclusion, "conclusion": job.conclusion if over else None,
+            "created_at": moment(run.created), "started_at": moment(job.started or run.created),
+            "completed_at": moment(run.finished or run.created) if over else None,
+            "name": job.name, "check_run_url": f"{self.api}/check-runs/{number}",
             "labels": [], "runner_id": None, "runner_name": None, "runner_group_id": None, "runner_group_name": None,
             "workflow_name": run.workflow.name, "head_branch": BRANCH, "steps": [],
         }
+
+    def artifact(self, run: Run, place: int, name: str) -> JSON:
+        number = run.id * 100 + place
+        own, made = f"{self.api}/actions/artifacts/{number}", moment(run.finished or run.created)
+        return {"id": number, "node_id": node("A", number), "name": name, "size_in_bytes": len(run.artifacts[name]), "url": own,
+                "archive_download_url": f"{own}/zip", "expired": False, "created_at": made, "expires_at": made, "updated_at": made}
+
+    def machine(self, machine: Machine) -> JSON:
+        return {"id": machine.id, "name": machine.name, "os": "linux", "status": machine.status, "busy": machine.busy,
+                "labels": [{"name": label, "type": "read-only" if label == "self-hosted" else "custom"} for label in machine.labels]}
 
     # ------------------------------------------------------------------------------------------------ events
 

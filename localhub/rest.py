@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlencode
 
 from localhub.replies import JSON, Replies, moment
 from localhub.repository import BRANCH, GitError
-from localhub.state import Absent, Comment, Forbidden, Hub, Invalid, Issue, User
+from localhub.state import BOT, Absent, Comment, Forbidden, Hub, Invalid, Issue, User
 
 SHA = re.compile(r"[0-9a-f]{40}")
 RAW = ("application/vnd.github.raw", "application/vnd.github.v3.raw", "application/vnd.github.raw+json")
@@ -208,7 +208,8 @@ def list_comments(call: Call) -> Reply:
         found = list(call.hub.issue(call.number("issue_number")).comments)
     else:
         every = (comment for issue in call.hub.issues for comment in issue.comments)
-        found = sorted(every, key=lambda comment: comment.id, reverse=call.asked("direction") == "desc")
+        key = "updated" if call.asked("sort") == "updated" else "created"
+        found = sorted(every, key=lambda c: (getattr(c, key), c.id), reverse=bool(call.asked("sort")) and call.asked("direction") == "desc")
     since = call.asked("since")
     return call.paged([call.to.comment(c) for c in found if not since or str(moment(c.updated)) >= since])
 
@@ -555,12 +556,67 @@ def list_jobs(call: Call) -> Reply:
     return Reply(200, {"total_count": len(run.jobs), "jobs": page.body}, page.headers)
 
 
+def list_artifacts(call: Call) -> Reply:
+    run = call.hub.run(call.number("run_id"))
+    found = [call.to.artifact(run, place, name) for place, name in enumerate(run.artifacts) if call.asked("name", name) == name]
+    page = call.paged(found)
+    return Reply(200, {"total_count": len(found), "artifacts": page.body}, page.headers)
+
+
+def get_artifact(call: Call) -> Reply:
+    """Not the zip but where it lies: on another host on GitHub, where the token is not wanted."""
+    call.someone()
+    stored_artifact(call)
+    return Reply(302, headers={"Location": f"{call.base}/storage/{call.number('artifact_id')}"})
+
+
+def get_storage(call: Call) -> Reply:
+    return Reply(200, headers={"content-type": "application/zip"}, raw=stored_artifact(call))
+
+
+def stored_artifact(call: Call) -> bytes:
+    run_id, place = divmod(call.number("artifact_id"), 100)
+    stored = list(call.hub.run(run_id).artifacts.values())
+    if place >= len(stored):
+        raise Absent
+    return stored[place]
+
+
+def cancel_run(call: Call) -> Reply:
+    call.pusher()
+    run = call.hub.run(call.number("run_id"))
+    if run.status == "completed":
+        raise Conflict("Cannot cancel a workflow run that is completed.")
+    call.hub.cancel(run)
+    return Reply(202, {})
+
+
+def rerun(call: Call) -> Reply:
+    user, run = call.pusher(), call.hub.run(call.number("run_id"))
+    if run.status != "completed":
+        raise Forbidden("This workflow is already running")
+    call.hub.rerun(run, user)
+    return Reply(201, {})
+
+
+def list_runners(call: Call) -> Reply:
+    """For administrators: no permission that a workflow can give its token reaches as far."""
+    user = call.someone()
+    if user == BOT:
+        raise Forbidden("Resource not accessible by integration")
+    if call.hub.roles.get(user.login) != "admin":
+        raise Forbidden("Must have admin rights to Repository.")
+    page = call.paged([call.to.machine(one) for one in call.hub.machines])
+    return Reply(200, {"total_count": len(call.hub.machines), "runners": page.body}, page.headers)
+
+
 # ---------------------------------------------------------------------------------------------------- which is which
 
 OPERATIONS: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("GET", "/user", get_me),
     ("GET", "/users/{username}", get_user),
     ("GET", "/rate_limit", get_rate_limit),
+    ("GET", "/storage/{artifact_id}", get_storage),
     ("GET", "/repos/{owner}/{repo}", get_repository),
     *((method, f"/repos/{{owner}}/{{repo}}{path}", operation) for method, path, operation in (
         ("GET", "/collaborators/{username}/permission", get_permission),
@@ -614,6 +670,11 @@ OPERATIONS: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
         ("GET", "/actions/runs", list_runs),
         ("GET", "/actions/runs/{run_id}", get_run),
         ("GET", "/actions/runs/{run_id}/jobs", list_jobs),
+        ("POST", "/actions/runs/{run_id}/cancel", cancel_run),
+        ("POST", "/actions/runs/{run_id}/rerun", rerun),
+        ("GET", "/actions/runners", list_runners),
+        ("GET", "/actions/runs/{run_id}/artifacts", list_artifacts),
+        ("GET", "/actions/artifacts/{artifact_id}/zip", get_artifact),
     )),
 )
 

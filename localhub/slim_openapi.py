@@ -33,6 +33,8 @@ KEPT = {
     "/actions/workflows": "get", "/actions/workflows/{workflow_id}": "get", "/actions/workflows/{workflow_id}/dispatches": "post",
     "/actions/workflows/{workflow_id}/runs": "get", "/actions/runs": "get", "/actions/runs/{run_id}": "get",
     "/actions/runs/{run_id}/jobs": "get", "/actions/runs/{run_id}/cancel": "post",
+    "/actions/runs/{run_id}/rerun": "post", "/actions/runners": "get", "/actions/runs/{run_id}/artifacts": "get",
+    "/actions/artifacts/{artifact_id}/{archive_format}": "get",
 }
 OUTSIDE_THE_REPOSITORY = {"/user": "get", "/users/{username}": "get", "/rate_limit": "get"}
 # `discriminator` repeats what oneOf says, by references of a form of its own.

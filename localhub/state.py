@@ -147,17 +147,29 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """How one job of a run ended, and what it printed."""
+    """How one job of a run ended, or how far it is, and what it printed."""
 
     name: str
-    conclusion: Literal["success", "failure", "skipped", "cancelled"]
+    conclusion: Literal["success", "failure", "skipped", "cancelled", "queued", "in_progress"]
     log: str = ""
     duration_s: float = 0.0
+    started: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A self-hosted runner."""
+
+    id: int
+    name: str
+    labels: tuple[str, ...]
+    status: Literal["online", "offline"] = "online"
+    busy: bool = False
 
 
 @dataclass(slots=True)
 class Run:
-    """One run of one workflow at one commit; the conclusion comes with status "completed"."""
+    """One run of one workflow at one commit; the conclusion comes with status "completed". `artifacts` are zips by name."""
 
     id: int
     number: int
@@ -174,6 +186,9 @@ class Run:
     log: str = ""
     note: str = ""
     finished: datetime | None = None
+    attempt: int = 1
+    started: datetime | None = None
+    artifacts: dict[str, bytes] = field(default_factory=dict)
 
 
 Listener = Callable[[str, dict[str, Any], User], None]
@@ -192,6 +207,7 @@ class Hub:
     milestones: list[Milestone] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    machines: list[Machine] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(492_700_400))
@@ -346,6 +362,19 @@ class Hub:
         number = 1 + sum(run.workflow.path == workflow.path for run in self.runs)
         self.runs.append(Run(next(self.run_ids), number, workflow, event, payload, actor, self.git.head(), title, now()))
         return self.runs[-1]
+
+    def cancel(self, run: Run) -> None:
+        """What waits is over at once; what runs ends as cancelled when whoever runs it has stopped it."""
+        run.conclusion = "cancelled"
+        if run.status != "in_progress":
+            run.status, run.finished = "completed", now()
+
+    def rerun(self, run: Run, actor: User) -> None:
+        """The same event at the same commit once more, as the next attempt of the same run."""
+        run.status, run.conclusion, run.finished, run.jobs, run.note = "queued", None, None, (), ""
+        run.attempt, run.started = run.attempt + 1, now()
+        for listener in self.listeners:
+            listener("rerun", {"run": run}, actor)
 
     def run(self, number: int) -> Run:
         found = next((run for run in self.runs if run.id == number), None)

@@ -68,6 +68,9 @@ class Workflows:
 
     def __call__(self, event: str, facts: dict[str, Any], sender: User) -> None:
         """The hub's listener: queues a run of every workflow that the event starts."""
+        if event == "rerun":
+            self.waiting.put(facts["run"])
+            return
         replies = Replies(self.hub, self.url)
         if event == "workflow_dispatch":
             started, payload = [facts["workflow"]], replies.dispatch_event(facts["workflow"], facts["inputs"], sender)
@@ -119,7 +122,10 @@ class Workflows:
 
     def _work(self) -> None:
         while (run := self.waiting.get()) is not None and not self.stopped:
-            run.status = "in_progress"
+            with self.hub.lock:
+                if run.status == "completed":  # cancelled while it waited
+                    continue
+                run.status = "in_progress"
             with tempfile.TemporaryDirectory(prefix="localhub-", ignore_cleanup_errors=True) as folder:
                 try:
                     self._run(run, Path(folder))
@@ -155,6 +161,7 @@ class Workflows:
                     end_tree(self.process)
                 assert self.process.stdout is not None, "a pipe was asked for"
                 logs, skipped = read_log(self.process.stdout, run)
+            run.artifacts = {path.stem: path.read_bytes() for path in sorted((room / "artifacts").glob("*.zip"))}
             code = self.process.returncode
             errors.seek(0)
             said = errors.read().strip()

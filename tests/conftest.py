@@ -83,7 +83,7 @@ class LocalHub:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.report.md anew; the review is the diff")
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.md anew; the review is the diff")
 
 
 @pytest.fixture(scope="session")

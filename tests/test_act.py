@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from conftest import Played
 from localhub import demo
 from localhub.demo import Local
 from localhub.repository import Person, Repository
-from localhub.state import BOT, Comment, Run
+from localhub.state import BOT, Comment, Run, now
 from localhub.workflows import CannotRun, alive, descendants, stand_ins
 
 WEEK01 = "workloads/week01_compile/run.py"
@@ -105,6 +106,15 @@ def test_talk_starts_nothing(local: Local) -> None:
     assert [ends(run) for run in local.hub.runs] == [
         {"Gate": "skipped", "Bench": "skipped", "Report": "skipped"}, {"Gate": "success", "Bench": "skipped", "Report": "skipped"}]
     assert (replies(local), local.service.requests) == ([], [])
+
+
+def test_the_gate_alone_says_how_things_are(local: Local) -> None:
+    comment(local, "sprinter", "/status")
+    comment(local, "sprinter", "/cancel")
+    assert [ends(run) for run in local.hub.runs] == [{"Gate": "success", "Bench": "skipped", "Report": "skipped"}] * 2
+    status, cancel = replies(local)
+    assert "### Nothing works and nothing waits\n" in status
+    assert "no run of this issue waits or works" in cancel
 
 
 def test_hostile_text_stays_text(local: Local, tmp_path: Path) -> None:
@@ -197,6 +207,24 @@ def test_a_step_that_fails_fails_the_run(small: Local) -> None:
     assert run.jobs[0].log.splitlines()[-1] == "! exit status 3"
 
 
+def test_a_run_is_run_again_as_it_was(small: Local) -> None:
+    """The same event at the same commit under the same id, whatever the branch holds by then; a cancelled run stays out."""
+    put_small(small, "ubuntu-latest", "echo $GITHUB_RUN_ID $GITHUB_SHA; exit 3")
+    comment(small, "sprinter", "x")
+    run = small.hub.runs[-1]
+    before = run.jobs[0].log.splitlines()[:2]
+    put_small(small, "ubuntu-latest", "echo changed")
+    with small.hub.lock:
+        small.hub.rerun(run, small.hub.users["sprinter"])
+    small.workflows.wait(60)
+    assert (run.attempt, run.conclusion, run.jobs[0].log.splitlines()[:2], len(small.hub.runs)) == (2, "failure", before, 1)
+    with small.hub.lock:
+        small.hub.rerun(run, small.hub.users["sprinter"])
+        small.hub.cancel(run)
+    comment(small, "sprinter", "y")
+    assert (run.conclusion, run.jobs, small.hub.runs[-1].conclusion) == ("cancelled", (), "success")
+
+
 def test_nothing_of_this_machine_reaches_a_step(small: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCALHUB_TEST_SECRET", "leak")
     put_small(small, "ubuntu-latest", "env")
@@ -265,3 +293,18 @@ def test_a_demo_that_cannot_keep_its_word_exits_with_1(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "The demo failed: the workflow bench failed." in done.stderr
     assert "RuntimeError" in (checkout.path / "out" / "workflow.log").read_text(encoding="utf-8")
+
+
+def test_a_sweep_answers_what_got_lost(local: Local) -> None:
+    """Of an event that never came, GitHub knows the comment and nothing else."""
+    hub = local.hub
+    with hub.lock:
+        issue = hub.add_issue(hub.users["sprinter"], "Week 01 - PyTorch 2.x compile + profiling", "")
+        made = Comment(next(hub.ids), issue.number, hub.users["sprinter"], "/bench --smoke", *[now() - timedelta(hours=1)] * 2)
+        issue.comments.append(made)
+    for _ in range(2):
+        local.workflows.schedule("sweep.yml")
+        local.workflows.wait(240)
+    assert [ends(run) for run in hub.runs] == [{"Sweep": "success"}] * 2
+    [reply] = replies(local)
+    assert reply.startswith(f"<!-- sprintbench:card c{made.id} run={hub.runs[0].id} ")

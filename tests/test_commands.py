@@ -133,9 +133,12 @@ def test_nothing_is_no_command() -> None:
     (Request("bench", "week01"), None),
     (Request("help"), None),
     (Request("bench", "all"), "Not available yet: `all`. Nothing ran."),
-    (Request("bench", "week01", vs=1, dry_run=True, gpus=2), "Not available yet: `--vs`, `--dry-run`, `--gpus` above 1. Nothing ran."),
-    (Request("compare", runs=(1, 2)), "Not available yet: `/compare`. Nothing ran."),
-    (Request("kickoff", "week02"), "Not available yet: `/kickoff`. Nothing ran."),
+    (Request("bench", "week01", vs=1, dry_run=True, gpus=2), "Not available yet: `--vs`, `--gpus` above 1. Nothing ran."),
+    (Request("bench", "week01", dry_run=True), None),
+    (Request("compare", runs=(1, 2)), None),
+    (Request("post"), None),
+    (Request("kickoff", "week02"), None),
+    (Request("accept", runs=(1,)), "Not available yet: `/accept`. Nothing ran."),
 ])
 def test_what_is_not_available_yet_says_so(asked: Request, said: str | None) -> None:
     assert said == unavailable(asked)

@@ -2,20 +2,28 @@
 
 import copy
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_week import WEEK01, result
 
 from bot import commands, gate
+from bot.compare import compare
 from bot.errors import UserError
+from bot.forecast import dry_run
 from bot.hub import Hub
-from bot.report import Where
-from workloads.spec import Request, discover
+from bot.post import post
+from bot.report import Where, waits_for
+from bot.store import Ledger
+from workloads.spec import Request, Result, discover, dumps
 
 EVENTS = json.loads((Path(__file__).parent / "cases" / "events.json").read_text())
 BOT = "github-actions[bot]"
 WEEKS = discover()
+WHERE = Where("https://github.com", "sprinter/sprint", "main")
 
 
 def patched(event: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
@@ -41,12 +49,16 @@ def make(localhub: Any, body: str | None = "/bench week01", login: str = "member
     return patched(event, {path.replace("__", "."): value for path, value in patch.items()})
 
 
-def decide(localhub: Any, event: dict[str, Any], workflow_run: str = "4242") -> gate.Decision:
+def unread() -> Ledger:
+    raise AssertionError("this command needs no ledger")
+
+
+def decide(localhub: Any, event: dict[str, Any], workflow_run: str = "4242", held: Callable[[], Ledger] = unread) -> gate.Decision:
     found = gate.read(event, BOT)
     if isinstance(found, gate.Ask):
         hub = Hub(*localhub.hub_args, pause_s=0, sleep=lambda _: None)
         where = Where("https://github.com", localhub.repo, "main")
-        return gate.answer(found, hub, WEEKS, where, workflow_run)
+        return gate.answer(found, hub, WEEKS, where, workflow_run, held)
     return found
 
 
@@ -84,9 +96,11 @@ def test_an_accepted_bench(localhub: Any) -> None:
         'request={"command":"bench","week":"week01","smoke":true,"batch":64,"gpus":1,"repeat":1,"profile":false,"vs":null,'
         '"dry_run":false,"runs":[]}\n'
         f"request_id=c{number}\nissue=1\ncard={card.id}\n")
-    assert card.body.startswith(f"<!-- sprintbench:card c{number} run=4242 -->\n\n### week01 · queued")
+    assert card.body.startswith(f"<!-- sprintbench:card c{number} run=4242 -->\n\n")
+    assert "\n### week01 · queued" in card.body
+    assert waits_for(card.body) == decision.request
     assert reactions(localhub) == ["eyes"]
-    assert len(localhub.requests) == 3
+    assert len(localhub.requests) == 5
 
 
 def test_a_stranger_gets_a_sign_and_no_words(localhub: Any) -> None:
@@ -99,7 +113,10 @@ def test_a_stranger_gets_a_sign_and_no_words(localhub: Any) -> None:
     ("/bench week1", "Week 01 - a", "refused", "Did you mean `week01`?"),
     ("/bench", "Anything", "refused", gate.WHICH_WEEK),
     ("/bench week16", "Week 01 - a", "accepted", "week16 has no workload yet. Weeks that run: `week01`"),
-    ("/compare c1 c2", "Week 01 - a", "accepted", "Not available yet: `/compare`"),
+    ("/bench --gpus 2", "Week 01 - a", "accepted", "Not available yet: `--gpus` above 1"),
+    ("/accept c1", "Week 01 - a", "accepted", "Not available yet: `/accept`"),
+    ("/post", "Anything", "refused", gate.WHICH_WEEK),
+    ("/post week16", "Week 01 - a", "accepted", "week16 has no workload yet"),
     ("/help", "Week 01 - a", "accepted", commands.help_text()),
 ])
 def test_what_the_gate_answers_itself(localhub: Any, body: str, title: str, verdict: str, words: str) -> None:
@@ -108,6 +125,71 @@ def test_what_the_gate_answers_itself(localhub: Any, body: str, title: str, verd
     [answer] = said(localhub)
     assert words in answer
     assert commands.parse(answer) is None
+
+
+# ---------------------------------------------------------------------------------------------------- from the ledger
+
+
+def ledger(*runs: Result) -> Callable[[], Ledger]:
+    return lambda: Ledger({f"results/{run.week}/{run.run}/result.json": dumps(run).encode() for run in runs})
+
+
+C1, C2 = (result(run=run, started=f"2026-11-23T1{run[1]}:00:00Z") for run in ("c1", "c2"))
+WEEK02 = result(run="c3", request=Request("bench", "week02"))
+
+
+@pytest.mark.parametrize(("body", "expected"), [
+    ("/compare c1 c2", compare(WEEK01, C1, C2, WHERE)),
+    ("/compare c2 c1", compare(WEEK01, C2, C1, WHERE)),
+    ("/post", post(WEEK01, [C1, C2], WHERE)),
+    ("/post week01", post(WEEK01, [C1, C2], WHERE)),
+    ("/bench --repeat 2 --dry-run", dry_run(WEEK01, Request("bench", "week01", repeat=2), [])),
+    ("/bench --dry-run", dry_run(WEEK01, Request("bench", "week01"), [C1, C2])),
+    ("/compare c1 c9", "Nothing to compare: the second run is not in [results/](https://github.com/sprinter/sprint/tree/main/results), "
+                       "where every finished run is."),
+    ("/compare c9 c1", "Nothing to compare: the first run is not in [results/](https://github.com/sprinter/sprint/tree/main/results), "
+                       "where every finished run is."),
+    ("/compare c8 c9", "Nothing to compare: neither of the two runs is in "
+                       "[results/](https://github.com/sprinter/sprint/tree/main/results), where every finished run is."),
+    ("/compare c1 c3", "Nothing to compare: the first run is of week01, the second of week02. Two runs of one week are needed."),
+    ("/compare c3 c4", "Nothing to compare: week02 has no workload here any more."),
+])
+def test_what_is_answered_from_the_ledger(localhub: Any, body: str, expected: str) -> None:
+    held = ledger(C2, C1, WEEK02, replace(WEEK02, run="c4"))
+    decision = decide(localhub, make(localhub, body), held=held)
+    assert (decision.verdict, decision.run, decision.request) == ("accepted", False, None)
+    assert said(localhub) == [expected]
+    assert len(localhub.requests) == 3
+
+
+def test_a_ledger_that_was_broken_by_hand_is_told_of(localhub: Any) -> None:
+    decision = decide(localhub, make(localhub, "/post"), held=lambda: Ledger({"results/week01/c1/result.json": b"`@x`"}))
+    assert decision.verdict == "refused"
+    assert said(localhub) == ["Nothing ran: `results/week01/c1/result.json is no result: not JSON: JSONDecodeError`."]
+
+
+def test_a_week_is_opened_once(localhub: Any) -> None:
+    event = make(localhub, "/kickoff week16")
+    decision = decide(localhub, event)
+    assert (decision.verdict, decision.run) == ("accepted", False)
+    assert len(localhub.requests) <= 15
+    decide(localhub, event)
+    decide(localhub, make(localhub, "/kickoff week16"))
+    assert [issue.title for issue in localhub.hub.issues][1].startswith("Week 16 - ")
+    assert len(localhub.hub.issues) == 3
+    assert said(localhub) == ["week16 has its issue already: #2."] * 2
+    assert localhub.hub.issues[1].body.startswith("<!-- sprintbench:week week16 -->")
+
+
+def test_a_week_that_is_open_stays_as_it_is(localhub: Any) -> None:
+    decide(localhub, make(localhub, "/kickoff week01"))
+    decide(localhub, make(localhub, "/kickoff week02", title="Anything"))
+    assert said(localhub) == ["week01 has its issue already: #1.", "Opened week02: #3."]
+
+
+def test_a_stranger_opens_no_week(localhub: Any) -> None:
+    decide(localhub, make(localhub, "/kickoff week02", "stranger"))
+    assert [issue.title for issue in localhub.hub.issues] == ["Week 01 - a title"]
 
 
 @pytest.mark.parametrize("state", [{"issue__state": "closed"}, {"issue__locked": True}])

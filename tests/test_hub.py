@@ -80,7 +80,7 @@ def test_a_card_is_posted_found_and_edited(hub: Hub, localhub: Any, issue: int) 
     again = hub.find_card(issue, "c7")
     assert again is not None
     assert again.workflow_run == "4243"
-    assert [comment.body for comment in localhub.hub.issues[0].comments] == ["<!-- sprintbench:card c7 run=4243 -->\n\ndone"]
+    assert [comment.body for comment in localhub.hub.issues[0].comments] == ["<!-- sprintbench:card c7 run=4243 answer -->\n\ndone"]
 
 
 def test_a_mark_in_another_hand_is_no_card(hub: Hub, localhub: Any, issue: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jsonschema import Draft7Validator
 
 from localhub.replies import Replies
 from localhub.repository import Repository
-from localhub.state import BOT, Hub, read_workflow
+from localhub.state import BOT, Hub, Job, Machine, read_workflow
 
 WEBHOOKS = Path(__file__).parent / "cases" / "webhooks"
 
@@ -229,6 +230,45 @@ def test_a_workflow_is_dispatched_as_its_file_says(bot: Client, localhub: LocalH
             ("none.yml", {"ref": "main"})]
     assert [bot("POST", f"{room}/{file}/dispatches", body).status_code for file, body in sent] == [204, 422, 422, 422, 422, 404]
     assert fired == [("workflow_dispatch", {"week": "week01"}, "github-actions[bot]")]
+
+
+def test_a_run_is_cancelled_and_run_again(bot: Client, localhub: LocalHub) -> None:
+    fired: list[Any] = []
+    localhub.put({".github/workflows/weekly.yml": WORKFLOW})
+    localhub.hub.listeners.append(lambda event, facts, sender: fired.append((event, facts["run"].id, sender.login)))
+    user = localhub.hub.users["member"]
+    waits, works = (localhub.hub.add_run(localhub.hub.workflow("weekly.yml"), "schedule", {}, user, "a title") for _ in range(2))
+    works.status, works.jobs = "in_progress", (Job("one", "in_progress"), Job("two", "queued"))
+    room = "/actions/runs"
+    assert bot("POST", f"{room}/{works.id}/rerun").status_code == 403
+    assert [bot("POST", f"{room}/{run.id}/cancel").status_code for run in (waits, works, waits)] == [202, 202, 409]
+    shown = [bot("GET", f"{room}/{run.id}").json() for run in (waits, works)]
+    assert [(run["status"], run["conclusion"]) for run in shown] == [("completed", "cancelled"), ("in_progress", None)]
+    jobs = bot("GET", f"{room}/{works.id}/jobs").json()["jobs"]
+    assert [(job["status"], job["conclusion"], job["completed_at"]) for job in jobs] == [
+        ("in_progress", None, None), ("queued", None, None)]
+    assert bot("POST", f"{room}/{waits.id}/rerun").status_code == 201
+    again = bot("GET", f"{room}/{waits.id}").json()
+    assert (again["status"], again["conclusion"], again["run_attempt"], again["head_sha"]) == ("queued", None, 2, waits.sha)
+    assert fired == [("rerun", waits.id, "github-actions[bot]")]
+    assert [bot("POST", f"{room}/1/{verb}").status_code for verb in ("cancel", "rerun")] == [404, 404]
+
+
+def test_only_administrators_see_runners(localhub: LocalHub, acting: Callable[[str | None], Client]) -> None:
+    localhub.hub.machines.append(Machine(3, "gpu-one", ("self-hosted", "linux", "gpu"), busy=True))
+    logins = ("github-actions[bot]", "member", None)
+    assert [acting(login)("GET", "/actions/runners").status_code for login in logins] == [403, 403, 401]
+    seen = acting("sprinter")("GET", "/actions/runners").json()
+    assert [(one["name"], one["status"], one["busy"]) for one in seen["runners"]] == [("gpu-one", "online", True)]
+
+
+def test_comments_of_all_issues_in_either_order(bot: Client, localhub: LocalHub) -> None:
+    first, second = (localhub.comment_as("member", localhub.open_issue("An issue").number, body) for body in ("one", "two"))
+    first.updated += timedelta(seconds=5)
+    asked = ("", "&direction=desc", "&sort=created&direction=desc", "&sort=updated&direction=asc", "&sort=updated&direction=desc")
+    told = [[one["body"] for one in bot("GET", f"/issues/comments?per_page=9{query}").json()] for query in asked]
+    assert told == [["one", "two"], ["one", "two"], ["two", "one"], ["two", "one"], ["one", "two"]]
+    assert second.updated < first.updated
 
 
 def test_the_bots_own_comment_fires_nothing(localhub: LocalHub, acting: Callable[[str | None], Client]) -> None:

@@ -51,7 +51,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (b"hello", "ignored", None, None),
     (b"/bench week01", "accepted", Request("bench", "week01"), None),
     (b"/help\r\n", "accepted", Request("help"), commands.help_text()),
-    (b"/status", "accepted", Request("status"), "Not available yet: `/status`. Nothing ran."),
+    (b"/status", "accepted", Request("status"), None),
+    (b"/accept c1", "accepted", Request("accept", runs=(1,)), "Not available yet: `/accept`. Nothing ran."),
     (b"/bench \xff\xfe", "refused", None, commands.parse("/bench $").reply),  # type: ignore[union-attr]
 ])
 def test_parse(comment: bytes, verdict: str, request_: Request | None, reply: str | None) -> None:
@@ -130,6 +131,26 @@ def test_gate_ignores_talk_without_a_word_to_github(localhub: Any, job: dict[str
     assert localhub.requests == []
 
 
+def test_gate_answers_from_the_checkout(localhub: Any, job: dict[str, str], here: Path) -> None:
+    lay(here, {"results/week01/c7/result.json": dumps(result()).encode()})
+    comment(localhub, job, "/post")
+    assert bench("gate", env=job).exit_code == 0
+    assert (outputs(job)["accepted"], outputs(job)["run"]) == ("true", "false")
+    assert "Run: https://github.com/sprinter/sprint/tree/main/results/week01/c7\n" in card(localhub)
+    assert len(localhub.requests) == 3
+
+
+def test_gate_reads_the_branch_that_results_go_to(localhub: Any, job: dict[str, str]) -> None:
+    main = localhub.git.head()
+    localhub.put({"results/week01/c7/result.json": dumps(result()).encode()})
+    localhub.git.set_ref("refs/heads/scoreboard", localhub.git.head())
+    localhub.git.set_ref("refs/heads/main", main)
+    comment(localhub, job, "/post")
+    assert bench("gate", env={**job, "SPRINTBENCH_BRANCH": "scoreboard"}).exit_code == 0
+    assert "Run: https://github.com/sprinter/sprint/tree/scoreboard/results/week01/c7\n" in card(localhub)
+    assert len(localhub.requests) <= 15
+
+
 @pytest.mark.parametrize(("event", "words"), [
     ("[]", "no issue_comment event"), ("{", "the event is no JSON"), ("[" * 10**5, "the event is no JSON"),
     (None, "the event cannot be read: No such file")])
@@ -161,11 +182,19 @@ def test_gate_is_cheap(localhub: Any, job: dict[str, str]) -> None:
 
 
 def test_a_lost_job(localhub: Any, job: dict[str, str]) -> None:
-    env = {**accepted(localhub, job), "JOB_RESULT": "cancelled"}
+    env = {**accepted(localhub, job), "JOB_RESULT": "failure"}
     done = bench("report", env=env)
     assert (done.exit_code, done.stdout) == (0, "the GPU job left no result; the card says so\n")
-    assert "The job ended as `cancelled`" in card(localhub)
+    assert "The job ended as `failure`" in card(localhub)
     assert len(localhub.git.log("main")) == 1
+
+
+def test_a_cancelled_job_without_a_result(localhub: Any, job: dict[str, str]) -> None:
+    env = {**accepted(localhub, job), "JOB_RESULT": "cancelled"}
+    assert bench("report", env=env).exit_code == 0
+    assert "### week01 · cancelled · next: ask again when it is wanted\n" in card(localhub)
+    assert f"`/retry {env['REQUEST_ID']}` runs it again" in card(localhub)
+    assert "failed" not in card(localhub)
 
 
 def test_a_rejected_result(localhub: Any, job: dict[str, str]) -> None:

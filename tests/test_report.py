@@ -34,8 +34,9 @@ from bot.report import (
     sparkline,
     state_text,
     value_text,
+    waits_for,
 )
-from workloads.spec import Chart, Column, Estimate, Failure, Metric, Observed, Request, Result, Table, Target
+from workloads.spec import Chart, Column, Estimate, Failure, Metric, Observed, Request, Result, Table, Target, dumps
 
 WHERE = Where(
     server="https://github.com",
@@ -324,7 +325,8 @@ def test_code_and_fences_outgrow_what_is_inside():
 def test_cards():
     request = Request("bench", "week01", smoke=True)
     assert queued_card("c12", request, WHERE) == (
-        "<!-- sprintbench:card c12 -->\n\n### week01 · queued · this comment becomes the report\n\n"
+        f"<!-- sprintbench:card c12 -->\n\n<!-- sprintbench:waits {dumps(request)} -->\n\n"
+        "### week01 · queued · this comment becomes the report\n\n"
         "Accepted: `/bench week01 --smoke`. It waits for a GPU runner; nothing more needs to be done.\n\n"
         f"[the command]({WHERE.comment_url}) · [workflow run]({WHERE.run_url})\n"
     )
@@ -338,6 +340,15 @@ def test_cards():
         "What the GPU job left does not hold as a result: `` a link in the `zip` ``. Nothing of it was kept.\n\n"
         "**Next**\n\n- `/bench week01 --smoke` asks again.\n"
     )
+
+
+def test_only_a_queued_card_waits():
+    request = Request("bench", "week01", smoke=True, batch=4)
+    queued = queued_card("c12", request, WHERE)
+    assert waits_for(queued) == request
+    assert waits_for(queued.replace("\n", "\r\n")) == request
+    assert [waits_for(text) for text in (lost_card("c12", request, "failure", WHERE), refused_card("c12", request, "a", WHERE), "",
+                                         "a log\n" + queued, queued.replace('"week01"', '"week01'))] == [None] * 5
 
 
 def test_a_block_shows_the_table_and_every_plot():

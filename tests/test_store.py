@@ -2,6 +2,7 @@
 
 import dataclasses
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,20 @@ def test_the_same_run_from_an_old_checkout_is_committed_once(hub: Hub, localhub:
     assert localhub.git.head() == after.sha
 
 
-def test_a_run_measured_again_takes_the_place_of_the_first(hub: Hub, localhub: Any) -> None:
-    first = store.put(hub, "main", at(localhub, hub), checked(duration_s=1.0), WEEKS)
-    second = store.put(hub, "main", dataclasses.replace(first, tree=hub.tree(first.sha)), checked(duration_s=2.0), WEEKS)
-    assert [run.duration_s for run in second.runs()["week01"]] == [2.0]
+FAILED: dict[str, Any] = {"status": "crashed", "failure": Failure("it fell"), "observed": (), "files": ()}
+
+
+@pytest.mark.parametrize(("first", "second", "kept"), [
+    (FAILED, {}, "second"), (FAILED, FAILED, "second"), ({}, {}, "first"), ({}, FAILED, "first")],
+    ids=["failed-ok", "failed-failed", "ok-ok", "ok-failed"])
+def test_a_run_that_was_run_again_replaces_its_failure_only(
+        hub: Hub, localhub: Any, first: dict[str, Any], second: dict[str, Any], kept: str) -> None:
+    """The second attempt has the checkout of the first, so it learns of the entry when it writes."""
+    old = at(localhub, hub)
+    store.put(hub, "main", old, checked(duration_s=1.0, **first), WEEKS)
+    after = store.put(hub, "main", old, checked(duration_s=2.0, **second), WEEKS)
+    assert [run.duration_s for run in after.runs()["week01"]] == [{"first": 1.0, "second": 2.0}[kept]]
+    assert after.files == at(localhub, hub).files
 
 
 def test_nobodys_row_is_lost(hub: Hub, localhub: Any) -> None:
@@ -191,3 +202,18 @@ def test_the_stored_json_is_the_result() -> None:
     ledger = Ledger({}).with_files(store.entry(checked()))
     assert ledger.runs() == {"week01": (result(),)}
     assert ledger.files == {"results/week01/c7/result.json": dumps(result()).encode()}
+
+
+def test_one_week_is_read_alone() -> None:
+    runs = [result(run=f"c{n}", started=f"2026-11-2{n}T12:00:00Z") for n in (2, 1, 3)]
+    ledger = Ledger({f"results/week01/{run.run}/result.json": dumps(run).encode() for run in runs}
+                    | {"results/week02/c9/result.json": b"{}", "results/week01/c1/notes.txt": b"x"})
+    assert [run.run for run in ledger.week("week01")] == ["c1", "c2", "c3"]
+    assert ledger.week("week03") == ()
+    with pytest.raises(UserError, match=r"c9/result\.json is no result"):
+        ledger.week("week02")
+
+
+def test_who_reads_the_ledger_does_not_wait_for_matplotlib() -> None:
+    imported = "import sys, bot.__main__, bot.store; print({'matplotlib', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -73,10 +73,11 @@ def test_a_workflow_starts_with_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize(("path", "name", "job"), jobs())
 def test_a_job_has_the_permissions_it_needs(path: Path, name: str, job: dict[str, Any]) -> None:
-    granted = {("bench", "gate"): {"contents": "read", "issues": "write"},
+    granted = {("bench", "gate"): {"contents": "read", "issues": "write", "actions": "write"},
                ("bench", "bench"): {"contents": "read"},
                ("bench", "report"): {"contents": "write", "issues": "write"},
-               ("kickoff", "kickoff"): {"contents": "write", "issues": "write"}}
+               ("kickoff", "kickoff"): {"contents": "write", "issues": "write"},
+               ("sweep", "sweep"): {"contents": "write", "issues": "write", "actions": "read"}}
     assert job["permissions"] == granted.get((path.stem, name), {"contents": "read"})
     assert isinstance(job["timeout-minutes"], int)
 
@@ -92,8 +93,8 @@ def test_only_one_job_meets_the_gpu_machine(path: Path, name: str, job: dict[str
 
 @pytest.mark.parametrize(("path", "name", "job"), jobs())
 def test_nobody_is_pushed_out_of_the_queue(path: Path, name: str, job: dict[str, Any]) -> None:
-    groups = {("bench", "gate"): "gate-${{ github.event.issue.number }}", ("bench", "bench"): "gpu-bench",
-              ("bench", "report"): "scoreboard", ("kickoff", "kickoff"): "scoreboard"}
+    groups = {("bench", "gate"): "gate", ("bench", "bench"): "gpu-bench",
+              ("bench", "report"): "scoreboard", ("kickoff", "kickoff"): "scoreboard", ("sweep", "sweep"): "scoreboard"}
     if (path.stem, name) in groups:
         assert job["concurrency"] == {"group": groups[path.stem, name], "cancel-in-progress": False, "queue": "max"}
 

@@ -565,21 +565,24 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _fields(kind: type) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields of a dataclass with their types, and the names of those that have no default."""
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    return {f.name: hints[f.name] for f in fields}, tuple(f.name for f in fields if f.default is dataclasses.MISSING)
 
 
 def _decode(kind: Any, plain: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if type(plain) is kind and kind in (str, bool):  # most of what is left; the rest goes the long way
+        return plain
     if dataclasses.is_dataclass(kind):
         check(isinstance(plain, dict), f"{where}: an object is needed")
-        fields = {f.name: f for f in dataclasses.fields(kind)}
-        unknown = [key for key in plain if key not in fields]
+        hints, required = _fields(typing.cast(type, kind))
+        unknown = [key for key in plain if key not in hints]
         check(not unknown, f"{where}: {len(unknown)} unknown fields")
-        missing = [name for name, f in fields.items() if name not in plain and f.default is dataclasses.MISSING]
+        missing = [name for name in required if name not in plain]
         check(not missing, f"{where}: {', '.join(missing)} missing")
-        hints = _hints(typing.cast(type, kind))
         return typing.cast(type, kind)(**{key: _decode(hints[key], value, f"{where}.{key}") for key, value in plain.items()})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         check(any(plain == a and type(plain) is type(a) for a in arguments), f"{where}: one of {', '.join(map(repr, arguments))} is needed")
         return plain
@@ -591,6 +594,8 @@ def _decode(kind: Any, plain: Any, where: str) -> Any:
         return _decode(fitting[0], plain, where)
     if origin is tuple:
         check(isinstance(plain, list), f"{where}: a list is needed")
+        if arguments == (float, Ellipsis) and all(type(item) in (int, float) and abs(item) < 1e300 for item in plain):
+            return tuple(map(float, plain))  # raw samples, most of every result; what is none of them is named below
         each = [arguments[0]] * len(plain) if arguments[-1] is Ellipsis else list(arguments)
         check(len(each) == len(plain), f"{where}: {len(each)} items are needed")
         return tuple(_decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(each, plain, strict=True)))

@@ -1,0 +1,166 @@
+"""Two runs of one week side by side: what moved by more than both intervals, and what else differed between the two; pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from bot.acceptance import judge
+from bot.report import LIMIT, TABLE_ROWS, Where, figure, gpu_text, interval_text, metric_name, options, state_text, table_text, verdict_text
+from workloads.spec import Metric, Observed, Result, Unit, Workload
+
+Difference = Literal["better", "worse", "no difference seen", "measured once", "not comparable"]
+# A word for the summary and one for the table.
+WORDS: dict[Difference, tuple[str, str]] = {
+    "better": ("better", "differs: better"),
+    "worse": ("worse", "differs: worse"),
+    "no difference seen": ("without a difference seen", "no difference seen"),
+    "measured once": ("measured once", "not known: measured once"),
+    "not comparable": ("not comparable", "not comparable: defined differently"),
+}
+# What is counted is the same the next time; anything else that was seen once has no interval to tell a difference by.
+COUNTED: tuple[Unit, ...] = ("", "count", "steps", "MiB")
+# A change of more than this is no percentage that anybody reads as one.
+LARGEST_PERCENT = 1000
+
+
+def difference(before: Metric, after: Metric) -> Difference:
+    """What `after` is beside `before`: "no difference seen" where their 95% intervals overlap, which is stricter than a test
+    at 5% (Schenker & Gentleman 2001, The American Statistician 55); "not comparable" where the two were defined differently;
+    "measured once" where one of them is no count and yet has no interval."""
+    if (before.unit, before.better, before.proxy) != (after.unit, after.better, after.proxy):
+        return "not comparable"
+    a, b = before.estimate, after.estimate
+    if "exact" in (a.kind, b.kind) and after.unit not in COUNTED:
+        return "measured once"
+    if a.low <= b.high and b.low <= a.high:
+        return "no difference seen"
+    return "better" if (b.value > a.value) == (after.better == "higher") else "worse"
+
+
+def change_text(before: Metric, after: Metric) -> str:
+    """How far the value moved, "+12.3%"; "" from zero, whose percentages are none."""
+    a, b = before.estimate.value, after.estimate.value
+    if a == 0:
+        return ""
+    percent = 100 * (b - a) / abs(a)
+    if abs(percent) >= LARGEST_PERCENT:
+        return f"{percent:+.3g}%"
+    number = figure(percent, 1)
+    return f"{number}%" if number.startswith("-") else f"+{number}%"
+
+
+def compare(workload: Workload, a: Result, b: Result, where: Where) -> str:
+    """The answer to `/compare A B`, in Markdown: `b` against `a`, both of `workload`'s week. At most LIMIT characters: the
+    tables lose rows from their ends until it fits, and say so."""
+    rows = TABLE_ROWS
+    while len(text := _page(workload, a, b, where, rows)) > LIMIT:
+        rows //= 2
+    return text
+
+
+def _page(workload: Workload, a: Result, b: Result, where: Where, rows: int) -> str:
+    pairs = _pairs(workload, a, b)
+    return "\n\n".join(part for part in (
+        f"### {workload.key} · {b.run} against {a.run}",
+        "\n".join(f"- {_run(workload, run, where)}" for run in (a, b)),
+        _summary(pairs),
+        _metrics(workload, a, b, pairs, rows),
+        "**What else differed**",
+        _others(a, b, where, rows),
+    ) if part) + "\n"
+
+
+def _run(workload: Workload, run: Result, where: Where) -> str:
+    url = where.url("tree", where.branch, "results", run.week, run.run)
+    name = f"[{run.run}]({url})" if url else run.run
+    machine = f"{gpu_text(run.machine)}, smoke" if run.request.smoke else gpu_text(run.machine)
+    return f"{name}: {state_text(run, judge(workload, run))} · {machine} · {run.started.replace('T', ' ').rstrip('Z')} UTC"
+
+
+# ---------------------------------------------------------------------------------------------------- metrics
+
+Pair = tuple[Metric | None, Metric | None]
+
+
+def _pairs(workload: Workload, a: Result, b: Result) -> list[Pair]:
+    """Each metric of either run with its like in the other: targets first, then as the runs list them."""
+    first, second = (run.pooled() or Observed(metrics=()) for run in (a, b))
+    targets = [t.name for t in workload.targets]
+    names = dict.fromkeys([*targets, *(m.name for m in (*first.metrics, *second.metrics))])
+    return [(first.metric(name), second.metric(name)) for name in names if first.metric(name) or second.metric(name)]
+
+
+def _summary(pairs: Sequence[Pair]) -> str:
+    if not pairs:
+        return "Neither run measured anything."
+    seen = Counter(difference(x, y) for x, y in pairs if x and y)
+    single = sum(x is None or y is None for x, y in pairs)
+    told = [f"{seen[kind]} {WORDS[kind][0]}" for kind in WORDS if seen[kind]] + ([f"{single} measured by one run only"] if single else [])
+    return (f"Of {len(pairs)} metric{'s' if len(pairs) > 1 else ''}: {', '.join(told)}. A metric differs where the two 95% intervals do "
+            "not overlap. An interval covers the scatter within its run; from one run to the next a number can move further.")
+
+
+def _metrics(workload: Workload, a: Result, b: Result, pairs: Sequence[Pair], most: int) -> str:
+    if not pairs:
+        return ""
+    verdicts = [{v.target.name: verdict_text(v) for v in judge(workload, run)} for run in (a, b)]
+    lines = []
+    for x, y in pairs[:most]:
+        one = x or y
+        assert one is not None, "a pair has at least one metric"
+        target = workload.target(one.name)
+        bound = target.bound if target else None
+        both = (x, y) if x and y else None
+        lines.append((" / ".join(dict.fromkeys(metric_name(m.text, m) for m in (x, y) if m)),
+                      *(interval_text(m.estimate, m.unit, bound) if m else "not measured" for m in (x, y)),
+                      change_text(*both) if both and difference(*both) != "not comparable" else "",
+                      WORDS[difference(*both)][1] if both else "",
+                      " → ".join(said[one.name] for said in verdicts) if target else ""))
+    return table_text(("metric", a.run, b.run, "change", "95% intervals", "verdicts"), lines) + _more(len(pairs) - most, "metrics")
+
+
+def _more(left: int, what: str) -> str:
+    return f"\n\n{left} more {what} are in the two result.json." if left > 0 else ""
+
+
+# ---------------------------------------------------------------------------------------------------- everything else
+
+
+def _others(a: Result, b: Result, where: Where, most: int) -> str:
+    facts = [(what, one, other) for what, one, other in _facts(a, b, where) if one or other]
+    rows = [(what, one or "not recorded", other or "not recorded") for what, one, other in facts if one != other]
+    same = [what for what, one, other in facts if one == other]
+    if not rows:
+        return f"Nothing that is recorded. The same in both: {', '.join(same)}."
+    url = where.url("compare", f"{a.commit}...{b.commit}") if a.commit and b.commit and a.commit != b.commit else ""
+    return "\n\n".join(part for part in (
+        table_text(("what", a.run, b.run), rows[:most]) + _more(len(rows) - most, "rows"),
+        f"[What changed between the two commits]({url})" if url else "",
+        f"The same in both: {', '.join(same)}." if same else "",
+    ) if part)
+
+
+def _facts(a: Result, b: Result, where: Where) -> list[tuple[str, str, str]]:
+    """What is recorded of both: (what, of `a`, of `b`), "" where it is not."""
+    machines = (a.machine, b.machine)
+    packages = [dict(machine.packages) for machine in machines]
+    names = sorted({*packages[0], *packages[1]})
+    same = all(packages[0].get(name) == packages[1].get(name) for name in names)
+    told: list[tuple[str, Sequence[str]]] = [
+        ("GPU", [f"{m.gpus} x {m.gpu}, {m.gpu_memory_mib:,} MiB" if m.gpu else "none" for m in machines]),
+        ("driver", [m.driver for m in machines]),
+        ("CPU", [f"{m.cpu}, {m.cores} cores, {m.memory_mib:,} MiB" for m in machines]),
+        ("system", [m.system for m in machines]),
+        ("Python", [m.python for m in machines]),
+        *((("packages", ["the same"] * 2),) if same else ((name, [held.get(name, "absent") for held in packages]) for name in names)),
+        ("options", [f"`{options(run.request).strip()}`" if options(run.request) else "none" for run in (a, b)]),
+        ("commit", [_commit(run, where) for run in (a, b)]),
+    ]
+    return [(what, one, other) for what, (one, other) in told]
+
+
+def _commit(run: Result, where: Where) -> str:
+    url = where.url("commit", run.commit)
+    return f"[`{run.commit[:7]}`]({url})" if url else f"`{run.commit[:7]}`" if run.commit else ""

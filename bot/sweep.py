@@ -1,0 +1,145 @@
+"""What a crash or an outage left behind, found and settled: cards that wait for a run that has ended, commands without an answer.
+
+A card waits as long as its hidden line says so (bot.report.waits_for), and it is the last thing that publishing writes. So a
+card that waits, while its workflow run has ended, is all there is to look for: its result is in the run's artifact, and what was
+not done of publishing it is done; or the artifact is gone, and the ledger has it; or it is lost, and the card says so. The
+artifact is asked first, because a run that was started again has an older result in the ledger.
+
+A command that has no card never got an answer. The sweep doesn't run it: only a new comment starts the GPU job, and that door
+stays the only one. It claims the command, so that an event that comes late after all is ignored, and asks to write it again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bot import gate, publish
+from bot.artifact import Rejected, open_artifact
+from bot.errors import UserError
+from bot.hub import Card, Hub
+from bot.publish import Place
+from bot.report import Where, lost_card, refused_card, waits_for
+from bot.store import Ledger
+from workloads.spec import Request, Workload
+
+ARTIFACT = "result"  # the name under which bench.yml uploads
+REACH = timedelta(days=35)  # GitHub ends every workflow run by then
+# Events have come half an hour late, and a gate that works has five minutes.
+GRACE = timedelta(minutes=40)
+# Who wrote a command yesterday has asked again by now, or does not need it any more.
+HEARD = timedelta(hours=24)
+MOST = 20  # of each kind in one sweep; the oldest first, the others the next time
+UNHEARD = ("Nothing ran: this command was not answered in time, because GitHub did not deliver it or the job that reads commands "
+           "failed. Write it again in a new comment.")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A card that waits for the report of `request`; `asked` is when the command was written, "" where it is gone."""
+
+    issue: int
+    card: Card
+    request: Request
+    asked: str
+
+    def place(self, where: Where) -> Place:
+        """Where its report goes. `where` says which repository; the links are the card's own."""
+        comment, run = int(self.card.request_id[1:]), self.card.workflow_run
+        page = where.url("issues", str(self.issue))
+        return Place(self.issue, self.card.id, comment, run,
+                     replace(where, comment_url=f"{page}#issuecomment-{comment}", run_url=where.url("actions", "runs", run)))
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """A command that has no card; `claimed` where somebody put eyes on it, so probably the gate, before it died."""
+
+    ask: gate.Ask
+    claimed: bool
+
+
+def look(hub: Hub, workloads: Mapping[str, Workload], bot_login: str) -> tuple[tuple[Waiting, ...], tuple[Unheard, ...]]:
+    """What is left behind, perhaps: the cards that wait, and the commands without one; at most MOST of each, oldest first."""
+    now = hub.now()
+    comments = hub.comments(now - REACH)
+    asked = {f"c{comment['id']}": str(comment["created_at"]) for comment in comments}
+    cards = [(comment, card) for comment in comments if (card := hub.card(comment))]
+    waiting = [Waiting(_issue(comment), card, request, asked.get(card.request_id, "")) for comment, card in cards
+               if (request := waits_for(comment["body"])) and request.week in workloads]
+    answered = {card.request_id for _, card in cards}
+    unheard = [Unheard(ask, bool(_count(comment, "eyes"))) for comment in comments
+               if GRACE <= now - datetime.fromisoformat(comment["created_at"]) <= HEARD
+               and (ask := _command(comment, bot_login)) and ask.request_id not in answered]
+    return tuple(waiting[:MOST]), tuple(unheard[:MOST])
+
+
+def _issue(comment: dict[str, Any]) -> int:
+    return int(comment["issue_url"].rpartition("/")[2])
+
+
+def _count(comment: dict[str, Any], reaction: str) -> int:
+    return int((comment.get("reactions") or {}).get(reaction, 0))
+
+
+def _command(comment: dict[str, Any], bot_login: str) -> gate.Ask | None:
+    """The command that a comment is, as the gate would have read it. None too where it was edited, for then nobody knows what
+    it said, and where it has the thumb down that strangers get."""
+    if comment["updated_at"] != comment["created_at"] or _count(comment, "-1"):
+        return None
+    pull: dict[str, Any] | None = {} if "/pull/" in comment["html_url"] else None
+    try:
+        found = gate.read({"action": "created", "comment": comment, "sender": comment["user"],
+                           "issue": {"number": _issue(comment), "state": "open", "pull_request": pull}}, bot_login)
+    except UserError:  # its author has no account any more
+        return None
+    return found if isinstance(found, gate.Ask) else None
+
+
+def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapping[str, Workload], where: Where) -> tuple[Ledger, bool]:
+    """Bring a card to its end, if its workflow run has come to its own; the ledger after that, and whether it was so. `ledger`
+    is that of now. Raises HubRefused as publish does."""
+    run = hub.workflow_run(left.card.workflow_run)
+    if run and not run.ended:
+        return ledger, False
+    place, request, request_id = left.place(where), left.request, left.card.request_id
+    workload = workloads[request.week or ""]
+    packed = hub.artifact(left.card.workflow_run, ARTIFACT) if run else None
+    card = lost_card(request_id, request, run.conclusion if run else "unknown", place.where)
+    if run and packed is not None:
+        with tempfile.TemporaryDirectory(prefix="sprintbench-") as folder:
+            zipped = Path(folder) / "result.zip"
+            zipped.write_bytes(packed)
+            try:
+                checked = open_artifact(zipped, workload, request, request_id, run.commit)
+            except Rejected as reason:
+                card = refused_card(request_id, request, str(reason), place.where)
+            else:
+                base = ledger if ledger.tree else replace(ledger, tree=hub.tree(ledger.sha))
+                there = _since(place, left, checked.result.started)
+                return publish.publish(hub, branch, base, checked, workloads, there), True
+    if stored := ledger.find(request_id):
+        publish.announce(hub, branch, ledger, stored, workloads, _since(place, left, stored.started))
+    else:
+        publish.give_up(hub, place, card)
+    return ledger, True
+
+
+def _since(place: Place, left: Waiting, started: str) -> Place:
+    return replace(place, where=replace(place.where, queued_s=publish.waited_s(left.asked, started)))
+
+
+def ask_again(hub: Hub, left: Unheard, workflow_run: str) -> bool:
+    """Answer a command that got no answer, once; whether that was so. A stranger gets what the gate gives: one reaction."""
+    ask = left.ask
+    if hub.role(ask.login, ask.user) not in gate.MAY_COMMAND:
+        hub.react(ask.comment, "-1")
+        return False
+    ours = hub.find_card(ask.issue, ask.request_id) is None if left.claimed else hub.claim(ask.comment)
+    if ours:
+        hub.post_card(ask.issue, ask.request_id, workflow_run, UNHEARD)
+    return ours
