@@ -184,5 +184,6 @@ def _notes(seen: Seen) -> tuple[str, ...]:
         "Eager baseline: bf16 (autocast in training), channels_last, cudnn.benchmark, fused AdamW, fused attention",
         "max-autotune here searches matrix products only: searching convolutions and pointwise kernels takes minutes a network",
         "Cold compile seconds: all networks and regimes side by side on this machine, caches empty. Warm: caches full",
+        "Peak memory: of one call, and with it what the other rungs hold; not known of rungs that replay a CUDA graph",
         "Unfused bytes: what eager operators read and write. A fused rung above 100% of the copy ceiling moved fewer",
         *traced, *idle, *late)

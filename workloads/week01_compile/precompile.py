@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 import torch._inductor.config
 
 from workloads import measure
-from workloads.week01_compile.arms import Inferencer, Regime, Rung, Trainer, compiled
+from workloads.week01_compile.arms import Inferencer, Regime, Rung, Trainer, compiled, set_up
 from workloads.week01_compile.models import FULL, SMOKE, Study
 
 COMPILE_THREADS = 4  # of each process; twelve processes with Inductor's default would start hundreds
@@ -71,8 +70,7 @@ def _start(job: Job, device: str, smoke: bool, log: Path) -> subprocess.Popen[by
 
 
 def main(key: str, regime: Regime, device: str, batch: int, smoke: bool, rungs: Sequence[Rung]) -> None:
-    if device == "cpu":
-        torch.set_num_threads(1)
+    set_up(device)
     torch._inductor.config.compile_threads = COMPILE_THREADS
     study = next(s for s in (SMOKE if smoke else FULL) if s.key == key)
     for rung in rungs:

@@ -36,6 +36,7 @@ from workloads.week01_compile.arms import (
     capture,
     compiled,
     data,
+    set_up,
     work_of,
 )
 from workloads.week01_compile.kernels import break_down, read_trace
@@ -47,6 +48,7 @@ COLD_LIMIT_S = 140  # rungs that take longer to compile are named in the notes a
 REFERENCE_CHUNK = 16  # images at a time through the fp64 reference, where a network lets them be parted
 SWEEP_BATCH = 32  # the plot over batch size has a point between latency (1) and throughput
 SEEDS = (1, 2, 3)
+REPLAYED = ("reduce-overhead", "max-autotune", GRAPH)
 TRACE = "trace.json.gz"
 TRACE_BYTES = 1_400_000
 TRACE_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset", "user_annotation", "cuda_runtime", "cpu_op")
@@ -83,9 +85,7 @@ def run(ctx: Context) -> Observed:
     if ctx.batch is not None:
         sizes = replace(sizes, studies=tuple(replace(s, train_batch=ctx.batch, infer_batch=ctx.batch) for s in sizes.studies))
     torch.backends.cudnn.benchmark = True
-    if ctx.device == "cpu":
-        torch.set_num_threads(1)  # tiny tensors: threads cost more than they give, and where cores are shared they spin
-    torch.set_float32_matmul_precision("high")
+    set_up(ctx.device)
 
     jobs: list[Job] = [(study, regime, _batch(study, regime), sizes.rungs) for study in sizes.studies for regime in REGIMES]
     jobs += [(study, "throughput", SWEEP_BATCH, (sizes.sweep_rung,)) for study in sizes.studies]
@@ -162,7 +162,7 @@ def _train(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds) -> tup
     ctx.progress(row.checks())
 
     row.times = _time(ctx, sizes, row.name, arms, "hot")
-    row.peak_mib = {arm: measure.peak_memory_mib(step, ctx.device) for arm, step in arms.items()}
+    row.peak_mib = _peaks(ctx, arms)
     best = row.best() or EAGER
     row.energy_j = {arm: measure.energy_j(arms[arm], seconds=0.5) for arm in (EAGER, best)}
     trace = _profile(ctx, sizes, study, {arm: arms[arm] for arm in (EAGER, best)})
@@ -194,7 +194,7 @@ def _reference(trainer: Trainer) -> tuple[Tensor, list[Tensor]]:
     total = len(trainer.images)
     chunk = total if trainer.study.coupled else REFERENCE_CHUNK
     logits = []
-    with torch.backends.cudnn.flags(benchmark=False):  # a search for the fastest float64 convolution takes longer than the convolution
+    with torch.backends.cudnn.flags(enabled=False):  # convolutions of another library than the arms': no fault in common, and no search
         for images, labels in zip(trainer.images.split(chunk), trainer.labels.split(chunk), strict=True):
             out = model(images.double())
             (nn.functional.cross_entropy(out, labels) * len(images) / total).backward()
@@ -326,14 +326,14 @@ def _infer(ctx: Context, sizes: Sizes, study: Study, regime: Regime, cold_s: Col
         arms[GRAPH] = graph.replay
     ctx.progress(row.checks())
     row.times = _time(ctx, sizes, row.name, arms, "latency" if regime == "latency" else "hot")
-    row.peak_mib = {arm: measure.peak_memory_mib(call, ctx.device) for arm, call in arms.items()}
+    row.peak_mib = _peaks(ctx, arms)
     agreement, accuracy = _agreement(ctx, sizes, inferencer, models)
     return row, agreement, accuracy
 
 
 def _inference_reference(inferencer: Inferencer) -> Tensor:
     model = copy.deepcopy(inferencer.model).double()
-    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False):
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):
         return torch.cat([model(images.double()) for images in torch.split(inferencer.images, REFERENCE_CHUNK)])
 
 
@@ -386,6 +386,12 @@ def _time(ctx: Context, sizes: Sizes, what: str, arms: Arms, mode: measure.Mode)
                                     warmup_s=sizes.warmup_s, seed=ctx.seed, progress=lambda line: ctx.progress(f"{what}, {line}")).samples
 
 
+def _peaks(ctx: Context, arms: Arms) -> dict[str, float | None]:
+    """Peak memory by arm, None for those that replay a CUDA graph: a replay asks the allocator for nothing, so what it would
+    show is what the other arms hold."""
+    return {arm: None if arm in REPLAYED else measure.peak_memory_mib(call, ctx.device) for arm, call in arms.items()}
+
+
 def _free() -> None:
     """Give everything of the last network back before the next one: graphs, caches, compiled code."""
     torch.compiler.reset()
@@ -415,12 +421,14 @@ def _profile(ctx: Context, sizes: Sizes, study: Study, arms: Arms) -> Trace:
 
 
 def _write_trace(ctx: Context, traces: list[Trace]) -> None:
-    """One gzipped Chrome trace for all networks; where it would be too large to keep, the CPU operators go first."""
+    """One gzipped Chrome trace for all networks; where it would be too large to keep, the CPU operators go first, and the
+    arrows that start at them; then what the profiler says of each kernel beyond name and time."""
     events = [e for trace in traces for e in trace["traceEvents"] if e.get("ph") != "X" or e.get("cat") in TRACE_CATEGORIES]
     if not ctx.profile:
         events = [{k: v for k, v in e.items() if k != "args" or e.get("cat") == "kernel" or e.get("ph") != "X"} for e in events]
-    lean = [e for e in events if e.get("cat") not in ("cpu_op", "cuda_runtime")]
-    for kept in (events, lean):
+    lean = [e for e in events if e.get("cat") not in ("cpu_op", "cuda_runtime", "ac2g", "fwdbwd")]
+    bare = [{k: v for k, v in e.items() if k != "args" or e.get("ph") != "X"} for e in lean]
+    for kept in (events, lean, bare):
         packed = gzip.compress(json.dumps({"schemaVersion": 1, "traceEvents": kept}).encode(), mtime=0)
         if len(packed) <= TRACE_BYTES:
             break
