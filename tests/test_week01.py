@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from workloads import scenes
-from workloads.spec import Context
+from workloads import measure, scenes
+from workloads.spec import Context, Estimate, Metric, Observed, check_kept, discover
 from workloads.week01_compile import precompile, run
-from workloads.week01_compile.arms import MAX_AUTOTUNE, Trainer, compiled, set_up, work_of
+from workloads.week01_compile.arms import MAX_AUTOTUNE, REGIMES, Trainer, Work, compiled, set_up, work_of
 from workloads.week01_compile.kernels import Span, break_down, class_of, read_trace
-from workloads.week01_compile.ladder import EAGER, GRAPH, Row
-from workloads.week01_compile.models import FULL, SMOKE, UNet, build
+from workloads.week01_compile.ladder import AGAIN, EAGER, GRAPH, Row, Sameness, Seen, observed
+from workloads.week01_compile.models import FULL, SMOKE, Study, UNet, build
 from workloads.week01_compile.precompile import cold_seconds
 
 
@@ -189,3 +190,35 @@ def test_a_trace_gives_up_what_it_can_spare(
     kept = json.loads(gzip.decompress((tmp_path / run.TRACE).read_bytes()))["traceEvents"]
     assert {e["name"] for e in kept} == names
     assert any("args" in e for e in kept if e["cat"] == "kernel") is with_args
+
+
+def sameness(study: Study, gap: Estimate | None) -> Sameness:
+    return Sameness(study, measure.share(16, 16), 0.9, gap)
+
+
+def seen(gap: Estimate | None, error: float) -> Observed:
+    """A run of one network, as it would be put into words."""
+    rows = [Row(SMOKE[0], regime, 4, Work(1e9, 1e6), dict.fromkeys((EAGER, AGAIN, "default"), (2.0, 2.1, 1.9, 2.0, 2.0, 2.1)),
+                {EAGER: (0.01, 0.01), "default": (error, 0.01)}, {"default": 1.0}, dict.fromkeys((EAGER, AGAIN, "default")))
+            for regime in REGIMES]
+    ceiling = Metric("ceiling", "a ceiling", "TFLOP/s", "higher", measure.exact(1.0))
+    return observed(Seen("cpu", rows, {}, (ceiling, replace(ceiling, name="another")), (), (), "default", [sameness(SMOKE[0], gap)], {}, 1))
+
+
+def test_a_loss_that_is_no_number_is_not_measured_and_the_rest_is_kept() -> None:
+    found = seen(None, 0.01)
+    check_kept(discover()["week01"], found)
+    assert dict(found.not_measured) == {"loss_gap": "a final loss is not a number, or no seed of eager differs"}
+
+
+def test_a_rung_that_overflows_is_wrong_and_its_error_a_gap() -> None:
+    found = seen(Estimate("median", 0.5, 0.1, 0.9, (0.1, 0.5, 0.9)), float("nan"))
+    check_kept(discover()["week01"], found)
+    assert set(dict(found.not_measured)) == {"best_speedup", "worst_speedup"}
+    ladder = next(t for t in found.tables if t.name == "ladder")
+    assert [row[-3:] for row in ladder.rows if row[3] == "default"] == [(None, 0.01, "wrong")] * 3
+
+
+def test_shares_are_one_number_a_picture() -> None:
+    assert run._shares(torch.tensor([True, False])) == [1.0, 0.0]
+    assert run._shares(torch.tensor([[[True, False], [True, True]], [[False, False], [False, False]]])) == [0.75, 0.0]
