@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bot.store import Ledger
 
 ACTIONS_BOT = "github-actions[bot]"
-WEEK = click.Choice(commands.WEEKS)
 STDERR = 2  # so that stdout is the report and nothing else
 
 
@@ -238,7 +237,7 @@ def parse() -> None:
 
 
 @cli.command()
-@click.argument("week", type=WEEK, metavar="WEEK")
+@click.argument("week")
 @click.option("--smoke", is_flag=True, help="The same code, tiny, on a CPU; never judged.")
 @click.option("--batch", type=click.IntRange(1, 9999), help="A batch size in place of the week's own.")
 @click.option("--gpus", type=click.IntRange(1, 8), default=1, help="How many GPUs.")
@@ -257,7 +256,7 @@ def run(week: str, smoke: bool, batch: int | None, gpus: int, repeat: int, profi
                *(["--profile"] if profile else []), *(["--timeout-min", str(timeout_min)] if timeout_min else [])]
     with tempfile.TemporaryDirectory(prefix="sprintbench-") as scratch:
         folder = out or Path(scratch) / "out"
-        done = subprocess.run([sys.executable, "-m", "runner", week, "--out", str(folder), *options], stdout=STDERR, check=False)
+        done = subprocess.run([sys.executable, "-m", "runner", "--out", str(folder), *options, "--", week], stdout=STDERR, check=False)
         if done.returncode == 2:
             sys.exit(2)
         result, workload = _result(folder)
@@ -293,7 +292,7 @@ def record(folder: Path) -> None:
         checked = open_directory(folder, workload)
     except Rejected as reason:
         raise UserError(f"{folder}: {reason}") from reason
-    ledger = store.open_ledger(Path.cwd())
+    ledger = store.open_ledger(_repository())
     added = store.entry(checked)
     if any(run.run == result.run and run != result for run in ledger.runs().get(result.week, ())):
         raise UserError(f"{store.folder(result)} holds another run of that name; give this one its own with --run")
@@ -310,7 +309,7 @@ def redraw(check: bool) -> None:
     """
     from bot import store
 
-    ledger = store.open_ledger(Path.cwd())
+    ledger = store.open_ledger(_repository())
     drawn = store.pages(ledger, discover())
     if check:
         _compare(drawn, "bench redraw")
@@ -327,7 +326,8 @@ def docs(check: bool) -> None:
     """
     from bot import documents, store
 
-    made = documents.pages(Path.cwd(), store.open_ledger(Path.cwd()).runs(), discover())
+    root = _repository()
+    made = documents.pages(root, store.open_ledger(root).runs(), discover())
     pages = {path: text.encode() for path, text in made.items()}
     if check:
         _compare(pages, "bench docs")
@@ -359,6 +359,13 @@ def _branch_ledger(job: Actions, hub: Hub) -> Ledger:
     return ledger if job.branch == job.ref else store.catch_up(hub, job.branch, ledger)
 
 
+def _repository() -> Path:
+    """The working directory, where it is one of this project's: elsewhere a command that writes would litter."""
+    if not Path("workloads/plan.py").is_file():
+        raise UserError("this command reads and writes the repository: run it in the folder that holds README.md and workloads/")
+    return Path.cwd()
+
+
 def _result(folder: Path) -> tuple[Result, Workload]:
     path = folder / "result.json"
     try:
@@ -378,7 +385,12 @@ def _write(files: dict[str, bytes]) -> None:
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.read_bytes() != content:
-            path.write_bytes(content)
+            part = path.with_name(path.name + ".part")  # a page is whole, the old one or the new one, whatever happens
+            try:
+                part.write_bytes(content)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
             click.echo(name)
 
 

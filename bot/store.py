@@ -83,8 +83,11 @@ def open_ledger(root: Path) -> Ledger:
 
 
 def open_checkout(root: Path) -> Ledger:
-    """The ledger of a fresh checkout, with its commit, so that writing starts without asking GitHub for either."""
-    told = subprocess.run(["git", "rev-parse", "HEAD", "HEAD^{tree}"], cwd=root, capture_output=True, text=True, check=True)
+    """The ledger of a fresh checkout, with its commit, so that writing starts without asking GitHub for either. Raises
+    UserError where `root` is no checkout."""
+    told = subprocess.run(["git", "rev-parse", "HEAD", "HEAD^{tree}"], cwd=root, capture_output=True, text=True, check=False)
+    if told.returncode:
+        raise UserError(f"{root} is no git checkout with a commit in it, and this command starts from one")
     sha, tree = told.stdout.split()
     return replace(open_ledger(root), sha=sha, tree=tree)
 

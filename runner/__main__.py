@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass
@@ -195,10 +196,13 @@ def _carry_out(job: Job, cancelled: process.Cancelled) -> Result:
 def _run_once(job: Job, workload: Workload, cancelled: process.Cancelled) -> process.Ended:
     """One fresh process, held to the week's promise."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.request.smoke else {}  # on a GPU machine, too, a smoke run is of the CPU
-    ended = process.run_child(
-        job.request, job.out, "cpu" if job.request.smoke else "cuda", began=job.began,
-        timeout_s=60 * (job.timeout_min or workload.timeout_min), cancelled=cancelled,
-        environment={**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTHONUNBUFFERED": "1", **hidden})
+    # Caches of its own: else what an earlier process compiled makes a first compile look quick.
+    with tempfile.TemporaryDirectory(prefix="sprintbench-", ignore_cleanup_errors=True) as caches:
+        ended = process.run_child(
+            job.request, job.out, "cpu" if job.request.smoke else "cuda", began=job.began,
+            timeout_s=60 * (job.timeout_min or workload.timeout_min), cancelled=cancelled,
+            environment={**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTHONUNBUFFERED": "1",
+                         "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor", "TRITON_CACHE_DIR": f"{caches}/triton", **hidden})
     if ended.observed is None:
         return ended
     try:

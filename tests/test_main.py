@@ -44,6 +44,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def house(here: Path) -> Path:
+    """A working directory that holds nothing but what marks a repository of this project."""
+    return lay(here, {"workloads/plan.py": b""})
+
+
 # ---------------------------------------------------------------------------------------------------- parse
 
 
@@ -269,49 +275,67 @@ def test_render_says_what_is_wrong(here: Path, held: dict[str, bytes], words: st
     assert words in str(bench("render", "out").exception)
 
 
-def test_record_then_redraw(here: Path) -> None:
+def test_record_then_redraw(house: Path) -> None:
     made = result(run="r20261123120000")
-    lay(here / "out", files(made))
+    lay(house / "out", files(made))
     done = bench("record", "out")
     assert done.exit_code == 0
     assert "results/week01/r20261123120000: ok; now commit" in done.stdout
-    assert (here / "results/week01/r20261123120000/trace.json.gz").read_bytes() == TRACE
-    assert (here / "results/week01/r20261123120000/speedup.png").read_bytes().startswith(b"\x89PNG")
+    assert (house / "results/week01/r20261123120000/trace.json.gz").read_bytes() == TRACE
+    assert (house / "results/week01/r20261123120000/speedup.png").read_bytes().startswith(b"\x89PNG")
     assert (bench("redraw", "--check").exit_code, bench("redraw").stdout) == (0, "")
     assert bench("record", "out").stdout.count("\n") == 1
-    (here / "SCOREBOARD.md").write_text((here / "SCOREBOARD.md").read_text().replace("r20261123120000", "r1"))
+    (house / "SCOREBOARD.md").write_text((house / "SCOREBOARD.md").read_text().replace("r20261123120000", "r1"))
     done = bench("redraw", "--check")
     assert (done.exit_code, done.stderr) == (1, "out of date: SCOREBOARD.md; run `bench redraw` and commit what it writes\n")
     assert bench("redraw").stdout == "SCOREBOARD.md\n"
     assert bench("redraw", "--check").exit_code == 0
 
 
-def test_record_distrusts_a_directory(here: Path) -> None:
+def test_record_distrusts_a_directory(house: Path) -> None:
     made = result(run="r20261123120000")
-    lay(here / "out", {**files(made), "notes.txt": b"hi"})
+    lay(house / "out", {**files(made), "notes.txt": b"hi"})
     assert str(bench("record", "out").exception) == "out: it holds a file that week01 does not make"
 
 
-def test_record_overwrites_no_other_run(here: Path) -> None:
-    lay(here / "one", files(result(run="r1")))
-    lay(here / "two", files(result(run="r1", duration_s=99.0)))
+def test_record_overwrites_no_other_run(house: Path) -> None:
+    lay(house / "one", files(result(run="r1")))
+    lay(house / "two", files(result(run="r1", duration_s=99.0)))
     assert bench("record", "one").exit_code == 0
     assert "results/week01/r1 holds another run of that name" in str(bench("record", "two").exception)
 
 
-def test_redraw_finds_a_scoreboard_missing(here: Path) -> None:
+def test_redraw_finds_a_scoreboard_missing(house: Path) -> None:
     assert bench("redraw", "--check").exit_code == 1
     assert bench("redraw").exit_code == 0
-    assert (here / "SCOREBOARD.md").read_bytes() == store.pages(store.Ledger({}), {"week01": WEEK01})["SCOREBOARD.md"]
+    assert (house / "SCOREBOARD.md").read_bytes() == store.pages(store.Ledger({}), {"week01": WEEK01})["SCOREBOARD.md"]
 
 
-def test_docs(here: Path) -> None:
-    lay(here, {"README.md": b"# A\n\n<!-- sprintbench:commands -->\n<!-- /sprintbench:commands -->\n"})
+@pytest.mark.parametrize("arguments", [["redraw"], ["redraw", "--check"], ["docs"], ["record", "out"]])
+def test_what_writes_the_repository_does_so_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    lay(tmp_path / "out", files(result(run="r1")))
+    monkeypatch.chdir(tmp_path)
+    assert "run it in the folder that holds README.md" in str(bench(*arguments).exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_page_is_written_whole_or_not_at_all(house: Path) -> None:
+    lay(house, {"SCOREBOARD.md": b"By hand\n"})
+    (house / "SCOREBOARD.md.part").mkdir()
+    assert isinstance(bench("redraw").exception, OSError)
+    (house / "SCOREBOARD.md.part").rmdir()
+    assert (house / "SCOREBOARD.md").read_bytes() == b"By hand\n"
+    assert bench("redraw").exit_code == 0
+    assert sorted(path.name for path in house.iterdir()) == ["SCOREBOARD.md", "workloads"]
+
+
+def test_docs(house: Path) -> None:
+    lay(house, {"README.md": b"# A\n\n<!-- sprintbench:commands -->\n<!-- /sprintbench:commands -->\n"})
     done = bench("docs", "--check")
     assert done.exit_code == 1
     assert "PLAN.md" in done.stderr
     assert bench("docs").exit_code == 0
-    assert commands.help_text().strip() in (here / "README.md").read_text()
+    assert commands.help_text().strip() in (house / "README.md").read_text()
     assert bench("docs", "--check").exit_code == 0
 
 
@@ -380,7 +404,9 @@ def test_help(name: str) -> None:
     assert all(command.help for command in cli.commands.values())
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["run"], ["run", "week17"], ["run", "week01", "--batch", "0"], ["render", "nowhere"]])
+@pytest.mark.parametrize("arguments", [
+    ["nonsense"], ["run"], ["run", "week17"], ["run", "week1"], ["run", "--", "--help"], ["run", "week01", "--batch", "0"],
+    ["render", "nowhere"]])
 def test_usage_is_exit_2(arguments: list[str]) -> None:
     assert bench(*arguments).exit_code == 2
 

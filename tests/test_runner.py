@@ -99,6 +99,14 @@ def test_each_repeat_is_a_fresh_process(lab: Path) -> None:
     assert len(processes) == 3
 
 
+def test_each_process_has_empty_caches_of_its_own(lab: Path) -> None:
+    caches = {"TORCHINDUCTOR_CACHE_DIR": "/shared", "TRITON_CACHE_DIR": "/shared"}
+    assert run(lab, "week03", "--smoke", "--repeat", "2", **caches).returncode == 0
+    named = [Path(place) for observed in result_in(lab).observed for place in observed.notes[3].split()[1:]]
+    assert (len(set(named)), [place.exists() for place in named]) == (4, [False] * 4)
+    assert all("sprintbench-" in place.parent.name for place in named)
+
+
 def test_a_failure_keeps_what_was_seen_before(lab: Path) -> None:
     assert run(lab, "week04", "--smoke", "--repeat", "5", BEHAVIOUR="fails_the_second_time").returncode == 1
     result = result_in(lab)

@@ -85,6 +85,11 @@ def test_a_checkout_knows_its_commit(tmp_path: Path) -> None:
     assert ledger.files == {"SCOREBOARD.md": b"# Scoreboard\n"}
 
 
+def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no git checkout"):
+        store.open_checkout(tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------------- what follows
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from workloads import scenes
-from workloads.week01_compile import run
-from workloads.week01_compile.arms import MAX_AUTOTUNE, Trainer, compiled, work_of
+from workloads import measure, scenes
+from workloads.spec import Context, Estimate, Metric, Observed, check_kept, discover
+from workloads.week01_compile import precompile, run
+from workloads.week01_compile.arms import MAX_AUTOTUNE, REGIMES, Trainer, Work, compiled, set_up, work_of
 from workloads.week01_compile.kernels import Span, break_down, class_of, read_trace
-from workloads.week01_compile.ladder import EAGER, Row
-from workloads.week01_compile.models import FULL, SMOKE, UNet, build
+from workloads.week01_compile.ladder import AGAIN, EAGER, GRAPH, Row, Sameness, Seen, observed
+from workloads.week01_compile.models import FULL, SMOKE, Study, UNet, build
 from workloads.week01_compile.precompile import cold_seconds
 
 
@@ -36,6 +38,8 @@ def test_a_trace_without_kernels_is_an_error() -> None:
     ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add>", "elementwise"),
     ("triton_tem_fused_mm_3", "matmul and conv"),
     ("triton_red_fused_native_group_norm_7", "fused by compile"),
+    ("triton_poi_fused_convolution_backward_silu_3", "fused by compile"),
+    ("triton_per_fused__scaled_dot_product_flash_attention_layer_norm_1", "fused by compile"),
     ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimizer"),
     ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop", "attention"),
     ("a_kernel_nobody_knows", "other"),
@@ -125,6 +129,22 @@ def test_a_network_that_does_not_compile_is_a_fault() -> None:
         cold_seconds([(SMOKE[1], "latency", 1, ("default",))], device="nowhere", smoke=True, limit_s=60, progress=print)
 
 
+def test_what_is_compiled_ahead_is_compiled_under_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
+    try:
+        seen = []
+        for start in (lambda: precompile.main("vit_b16", "latency", "cpu", 1, True, ()), lambda: set_up("cpu")):
+            torch.set_float32_matmul_precision("highest")
+            torch.set_num_threads(2)
+            start()
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision, torch.get_num_threads()))
+        assert seen == [("high", "tf32", 1)] * 2
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.set_num_threads(before[1])
+
+
 def test_full_networks_are_the_ones_the_plan_names() -> None:
     millions = {s.key: sum(p.numel() for p in build(s, "cpu", smoke=False, seed=0).parameters()) / 1e6 for s in FULL}
     assert millions == pytest.approx({"resnet50": 23.5, "vit_b16": 85.8, "unet": 8.5}, abs=0.3)
@@ -150,3 +170,55 @@ def test_a_circle_covers_its_area() -> None:
     area = circles.float().mean((1, 2)) * 4  # of the square [-1, 1]^2
     radius = (area / torch.pi).sqrt() / 0.85
     assert float(radius.min()) > 0.34 and float(radius.max()) < 0.61
+
+
+def test_peak_memory_is_not_given_of_what_the_allocator_cannot_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run.measure, "peak_memory_mib", lambda call, _: call())
+    ctx = Context(tmp_path, "cuda", smoke=False)
+    seen = run._peaks(ctx, dict.fromkeys((EAGER, "default", "reduce-overhead", "max-autotune", GRAPH), lambda: 3.0))
+    assert seen == {EAGER: 3.0, "default": 3.0, "reduce-overhead": None, "max-autotune": None, GRAPH: None}
+
+
+@pytest.mark.parametrize(("most", "names", "with_args"), [
+    (10_000, {"step", "mm", "gemm", "ac2g"}, True), (160, {"step", "gemm"}, True), (1, {"step", "gemm"}, False)])
+def test_a_trace_gives_up_what_it_can_spare(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: int, names: set[str], with_args: bool) -> None:
+    monkeypatch.setattr(run, "TRACE_BYTES", most)
+    kinds = (("X", "user_annotation", "step"), ("X", "cpu_op", "mm"), ("X", "kernel", "gemm"), ("s", "ac2g", "ac2g"))
+    events = [{"ph": ph, "cat": cat, "name": name, "ts": 1, "dur": 2, "tid": 3, "args": {"stream": 7}} for ph, cat, name in kinds]
+    run._write_trace(Context(tmp_path, "cuda"), [{"traceEvents": events}])
+    kept = json.loads(gzip.decompress((tmp_path / run.TRACE).read_bytes()))["traceEvents"]
+    assert {e["name"] for e in kept} == names
+    assert any("args" in e for e in kept if e["cat"] == "kernel") is with_args
+
+
+def sameness(study: Study, gap: Estimate | None) -> Sameness:
+    return Sameness(study, measure.share(16, 16), 0.9, gap)
+
+
+def seen(gap: Estimate | None, error: float) -> Observed:
+    """A run of one network, as it would be put into words."""
+    rows = [Row(SMOKE[0], regime, 4, Work(1e9, 1e6), dict.fromkeys((EAGER, AGAIN, "default"), (2.0, 2.1, 1.9, 2.0, 2.0, 2.1)),
+                {EAGER: (0.01, 0.01), "default": (error, 0.01)}, {"default": 1.0}, dict.fromkeys((EAGER, AGAIN, "default")))
+            for regime in REGIMES]
+    ceiling = Metric("ceiling", "a ceiling", "TFLOP/s", "higher", measure.exact(1.0))
+    return observed(Seen("cpu", rows, {}, (ceiling, replace(ceiling, name="another")), (), (), "default", [sameness(SMOKE[0], gap)], {}, 1))
+
+
+def test_a_loss_that_is_no_number_is_not_measured_and_the_rest_is_kept() -> None:
+    found = seen(None, 0.01)
+    check_kept(discover()["week01"], found)
+    assert dict(found.not_measured) == {"loss_gap": "a final loss is not a number, or no seed of eager differs"}
+
+
+def test_a_rung_that_overflows_is_wrong_and_its_error_a_gap() -> None:
+    found = seen(Estimate("median", 0.5, 0.1, 0.9, (0.1, 0.5, 0.9)), float("nan"))
+    check_kept(discover()["week01"], found)
+    assert set(dict(found.not_measured)) == {"best_speedup", "worst_speedup"}
+    ladder = next(t for t in found.tables if t.name == "ladder")
+    assert [row[-3:] for row in ladder.rows if row[3] == "default"] == [(None, 0.01, "wrong")] * 3
+
+
+def test_shares_are_one_number_a_picture() -> None:
+    assert run._shares(torch.tensor([True, False])) == [1.0, 0.0]
+    assert run._shares(torch.tensor([[[True, False], [True, True]], [[False, False], [False, False]]])) == [0.75, 0.0]

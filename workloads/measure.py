@@ -387,15 +387,17 @@ def energy_j(call: Call, seconds: float = 3.0) -> float | None:
     """
     if not torch.cuda.is_available():
         return None
-    import pynvml  # only a machine with a GPU needs NVML
-
+    try:
+        import pynvml  # an extra, and only a machine with a GPU has use for it
+    except ModuleNotFoundError:
+        return None
     pynvml.nvmlInit()
     try:
         uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
         try:
+            gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
             pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
-        except pynvml.NVMLError_NotSupported:
+        except pynvml.NVMLError:  # a slice of a GPU, or one without a counter
             return None
         return _kept(joules_a_call(call, seconds, lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)))
     finally:

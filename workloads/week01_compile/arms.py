@@ -25,6 +25,14 @@ MAX_AUTOTUNE: dict[str, str | int | bool | Callable[..., Any]] = {
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels -> loss, logits
 
 
+def set_up(device: str) -> None:
+    """The settings of every process that compiles. Inductor's cache keys on the float32 precision: where the process that
+    compiles ahead and the one that measures differ in it, each graph is compiled again and no compile is warm."""
+    torch.set_float32_matmul_precision("high")
+    if device == "cpu":
+        torch.set_num_threads(1)  # tiny tensors: threads cost more than they give, and where cores are shared they spin
+
+
 def compiled(function: Callable[..., Any], rung: Rung, device: str) -> Any:
     """`function` through torch.compile, whole graph or not at all. On a CPU the graph is traced and run without code
     generation (aot_eager): Inductor's C++ would take a minute for a smoke test."""

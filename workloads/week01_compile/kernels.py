@@ -10,13 +10,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-# First match wins; lower-case parts of kernel names as CUDA 13, cuDNN 9 and Inductor give them.
+# First match wins; lower-case parts of kernel names as CUDA 13, cuDNN 9 and Inductor give them. Inductor's come first: it names a
+# fused kernel after all the operators it holds a part of, so that triton_poi_fused_convolution_relu is no convolution.
 CLASSES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("matmul and conv", ("triton_tem",)),
+    ("fused by compile", ("triton_",)),
     ("attention", ("flash", "fmha", "sdpa", "attention")),
     ("optimizer", ("multi_tensor", "adam", "fused_optimizer")),
-    ("matmul and conv", ("gemm", "nvjet", "cutlass", "conv", "wgrad", "dgrad", "xmma", "triton_tem", "cudnn_infer", "sm90_", "sm80_")),
+    ("matmul and conv", ("gemm", "nvjet", "cutlass", "conv", "wgrad", "dgrad", "xmma", "cudnn_infer", "sm90_", "sm80_")),
     ("copy", ("memcpy", "memset", "copy_kernel", "nchwtonhwc", "nhwctonchw")),
-    ("fused by compile", ("triton_",)),
     ("norm", ("batch_norm", "batchnorm", "bn_fw", "bn_bw", "layer_norm", "layernorm", "group_norm", "groupnorm", "rowwisemoments",
               "gammabeta", "computeinternalgradients", "computefusedparams")),
     ("elementwise", ("elementwise", "reduce_kernel", "softmax", "pool", "cat", "index", "nll_loss", "fill")),

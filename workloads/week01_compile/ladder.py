@@ -60,12 +60,12 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Sameness:
     """One network's proof of equal answers: argmax agreement on trained weights, eager's accuracy there, and the gap of
-    final losses over eager's spread from seed to seed."""
+    final losses over eager's spread from seed to seed, None where a loss was no number or no seed differed."""
 
     study: Study
     agreement: Estimate
     accuracy: float
-    loss_gap: Estimate
+    loss_gap: Estimate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,14 @@ def observed(seen: Seen) -> Observed:
     else:
         without = ", ".join(row.study.title for row, rung in winners if rung is None)
         not_measured += [(target.name, f"no compiled rung of {without} passed the fp64 check") for target in (BEST, WORST)]
-    least, widest = min(seen.sameness, key=lambda s: s.agreement.low), max(seen.sameness, key=lambda s: s.loss_gap.high)
+    least = min(seen.sameness, key=lambda s: s.agreement.low)
     metrics.append(SAME.measured(least.agreement, detail=f"{least.study.title}, {'pixels' if least.study.dense else 'images'}"))
-    metrics.append(LOSS.measured(widest.loss_gap, detail=f"{widest.study.title}, {len(widest.loss_gap.samples)} seeds"))
+    gaps = [(s.loss_gap, s.study.title) for s in seen.sameness if s.loss_gap]
+    if len(gaps) == len(seen.sameness):
+        widest, network = max(gaps, key=lambda gap: gap[0].high)
+        metrics.append(LOSS.measured(widest, detail=f"{network}, {len(widest.samples)} seeds"))
+    else:
+        not_measured.append((LOSS.name, "a final loss is not a number, or no seed of eager differs"))
     floor, where = max((max(again.high - 1, 1 - again.low), row.study.title) for row in judged for again in (row.speedup(AGAIN),))
     metrics.append(Metric("noise", "noise floor, eager against itself", "%", "lower", measure.exact(100 * floor), f"{where}, worst"))
     metrics += seen.ceilings
@@ -129,7 +134,7 @@ def _tables(seen: Seen) -> tuple[Table, ...]:
         Table("baseline", "What tuning the eager baseline is worth, one training step", (
             network, Column("eager"), batch, time_ms, Column("gain over fp32", "x"), low, high), tuple(seen.baseline)),
         Table("sameness", "Same answers: agreement on trained weights, and final loss after a short training", (
-            network, Column("agree", "count"), Column("of", "count"), Column("eager accuracy"), Column("loss gap over spread"),
+            network, Column("argmax agreement"), Column("its low end"), Column("eager accuracy"), Column("loss gap over spread"),
             Column("worst seed")), tuple(_sameness_cells(seen))))
 
 
@@ -144,7 +149,7 @@ def _ladder_cells(seen: Seen) -> list[tuple[Cell, ...]]:
                 row.study.title, row.regime, row.batch, arm, ms,
                 *((gain.value, gain.low, gain.high) if gain else (None, None, None)),
                 100 * row.work.flops / ms / 1e9 / peak_tflops, 100 * row.work.unfused_bytes / ms / 1e6 / peak_gbs,
-                row.peak_mib[arm], row.energy_j.get(arm), *row.errors[checked], "right" if row.right(checked) else "wrong"))
+                row.peak_mib[arm], row.energy_j.get(arm), *map(_finite, row.errors[checked]), "right" if row.right(checked) else "wrong"))
     return cells
 
 
@@ -170,12 +175,17 @@ def _kernel_cells(seen: Seen) -> list[tuple[Cell, ...]]:
 
 
 def _sameness_cells(seen: Seen) -> list[tuple[Cell, ...]]:
-    return [(s.study.title, int(s.agreement.samples[0]), int(s.agreement.samples[1]), s.accuracy, s.loss_gap.value, s.loss_gap.high)
-            for s in seen.sameness]
+    return [(s.study.title, s.agreement.value, s.agreement.low, s.accuracy,
+             s.loss_gap.value if s.loss_gap else None, s.loss_gap.high if s.loss_gap else None) for s in seen.sameness]
+
+
+def _finite(value: float) -> float | None:
+    """A rung that overflowed is wrong, and its error a gap."""
+    return value if math.isfinite(value) else None
 
 
 def _notes(seen: Seen) -> tuple[str, ...]:
-    late = [f"{row.name} {rung}: not compiled in time, so not timed" for row in seen.rows for rung in row.late]
+    late = [f"{row.name} {rung}: not compiled, so not timed" for row in seen.rows for rung in row.late]
     idle = [f"{label}: {'GPU idle' if seen.device == 'cuda' else 'between operators'} for {part.idle_share:.1%} of a profiled step"
             for label, part in seen.kernels.items()]
     traced = ["On a CPU a compiled rung is traced and run as it is, without generated code (aot_eager)"] if seen.device == "cpu" else []
@@ -184,5 +194,6 @@ def _notes(seen: Seen) -> tuple[str, ...]:
         "Eager baseline: bf16 (autocast in training), channels_last, cudnn.benchmark, fused AdamW, fused attention",
         "max-autotune here searches matrix products only: searching convolutions and pointwise kernels takes minutes a network",
         "Cold compile seconds: all networks and regimes side by side on this machine, caches empty. Warm: caches full",
+        "Peak memory: of one call, and with it what the other rungs hold; not known of rungs that replay a CUDA graph",
         "Unfused bytes: what eager operators read and write. A fused rung above 100% of the copy ceiling moved fewer",
         *traced, *idle, *late)

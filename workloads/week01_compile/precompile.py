@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 import torch._inductor.config
 
 from workloads import measure
-from workloads.week01_compile.arms import Inferencer, Regime, Rung, Trainer, compiled
+from workloads.week01_compile.arms import Inferencer, Regime, Rung, Trainer, compiled, set_up
 from workloads.week01_compile.models import FULL, SMOKE, Study
 
 COMPILE_THREADS = 4  # of each process; twelve processes with Inductor's default would start hundreds
@@ -30,9 +29,10 @@ Job = tuple[Study, Regime, int, tuple[Rung, ...]]  # batch size, and the rungs i
 
 def cold_seconds(jobs: Sequence[Job], *, device: str, smoke: bool, limit_s: float,
                  progress: Callable[[str], None]) -> dict[tuple[str, Regime, int, Rung], float]:
-    """Seconds of the first compile and call by (network, regime, batch, rung); those that took over `limit_s` are missing.
+    """Seconds of the first compile and call by (network, regime, batch, rung); those that failed or took over `limit_s`
+    are missing, and `progress` is told.
 
-    Raises RuntimeError where a process fails of itself: a rung that cannot compile is a fault, not a gap in a table.
+    Raises RuntimeError where a network does not compile at all: that is a fault, and no gap in a table.
     """
     found: dict[tuple[str, Regime, int, Rung], float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -42,15 +42,17 @@ def cold_seconds(jobs: Sequence[Job], *, device: str, smoke: bool, limit_s: floa
         timer.start()
         try:
             for (study, regime, batch, rungs), process, log in zip(jobs, processes, logs, strict=True):
-                if process.wait() > 0:
-                    tail = log.with_suffix(".err").read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"{study.title} {regime} did not compile:\n{tail}")
-                for line in log.with_suffix(".out").read_text().splitlines():
-                    row = json.loads(line)
+                status = process.wait()
+                lines = log.with_suffix(".out").read_text().splitlines()
+                for row in map(json.loads, lines):
                     found[study.key, regime, batch, row["rung"]] = row["seconds"]
-                late = [rung for rung in rungs if (study.key, regime, batch, rung) not in found]
-                if late:
-                    progress(f"{study.title} {regime}: {', '.join(late)} did not compile within {limit_s:.0f} s")
+                tail = log.with_suffix(".err").read_text(errors="replace")[-2000:]
+                if status > 0 and not lines:
+                    raise RuntimeError(f"{study.title} {regime} did not compile:\n{tail}")
+                missing = ", ".join(rungs[len(lines):])
+                if missing:
+                    why = f":\n{tail}" if status > 0 else f" within {limit_s:.0f} s"
+                    progress(f"{study.title} {regime}: {missing} did not compile{why}")
         finally:
             timer.cancel()
             _kill(processes)
@@ -71,8 +73,7 @@ def _start(job: Job, device: str, smoke: bool, log: Path) -> subprocess.Popen[by
 
 
 def main(key: str, regime: Regime, device: str, batch: int, smoke: bool, rungs: Sequence[Rung]) -> None:
-    if device == "cpu":
-        torch.set_num_threads(1)
+    set_up(device)
     torch._inductor.config.compile_threads = COMPILE_THREADS
     study = next(s for s in (SMOKE if smoke else FULL) if s.key == key)
     for rung in rungs:

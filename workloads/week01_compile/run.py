@@ -36,6 +36,7 @@ from workloads.week01_compile.arms import (
     capture,
     compiled,
     data,
+    set_up,
     work_of,
 )
 from workloads.week01_compile.kernels import break_down, read_trace
@@ -47,6 +48,7 @@ COLD_LIMIT_S = 140  # rungs that take longer to compile are named in the notes a
 REFERENCE_CHUNK = 16  # images at a time through the fp64 reference, where a network lets them be parted
 SWEEP_BATCH = 32  # the plot over batch size has a point between latency (1) and throughput
 SEEDS = (1, 2, 3)
+REPLAYED = ("reduce-overhead", "max-autotune", GRAPH)
 TRACE = "trace.json.gz"
 TRACE_BYTES = 1_400_000
 TRACE_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset", "user_annotation", "cuda_runtime", "cpu_op")
@@ -72,7 +74,7 @@ class Sizes:
     trace_steps: int
 
 
-FULL_SIZES = Sizes(FULL, RUNGS, "reduce-overhead", blocks=16, block_ms=25.0, warmup_s=0.7, loss_steps=40, tail_steps=10, further_steps=120,
+FULL_SIZES = Sizes(FULL, RUNGS, "reduce-overhead", blocks=16, block_ms=25.0, warmup_s=0.7, loss_steps=40, tail_steps=10, further_steps=250,
                    eval_images=16_384, eval_pixel_images=256, trace_steps=2)
 SMOKE_SIZES = Sizes(SMOKE, ("default",), "default", blocks=6, block_ms=1.0, warmup_s=0.0, loss_steps=3, tail_steps=1, further_steps=0,
                     eval_images=16, eval_pixel_images=4, trace_steps=1)
@@ -83,9 +85,7 @@ def run(ctx: Context) -> Observed:
     if ctx.batch is not None:
         sizes = replace(sizes, studies=tuple(replace(s, train_batch=ctx.batch, infer_batch=ctx.batch) for s in sizes.studies))
     torch.backends.cudnn.benchmark = True
-    if ctx.device == "cpu":
-        torch.set_num_threads(1)  # tiny tensors: threads cost more than they give, and where cores are shared they spin
-    torch.set_float32_matmul_precision("high")
+    set_up(ctx.device)
 
     jobs: list[Job] = [(study, regime, _batch(study, regime), sizes.rungs) for study in sizes.studies for regime in REGIMES]
     jobs += [(study, "throughput", SWEEP_BATCH, (sizes.sweep_rung,)) for study in sizes.studies]
@@ -137,7 +137,7 @@ def _row(ctx: Context, sizes: Sizes, study: Study, regime: Regime, cold_s: ColdS
 # ---------------------------------------------------------------------------------------------------- training
 
 
-def _train(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds) -> tuple[Row, dict[str, Tensor], Estimate, Trace]:
+def _train(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds) -> tuple[Row, dict[str, Tensor], Estimate | None, Trace]:
     """Check, time, profile and train one network; the weights of the longest training, the loss gap and the trace go on."""
     trainer = Trainer(study, ctx.device, study.train_batch, ctx.seed, smoke=ctx.smoke)
     row, rungs = _row(ctx, sizes, study, "train", cold_s, partial(trainer.step, trainer.forward))
@@ -162,11 +162,11 @@ def _train(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds) -> tup
     ctx.progress(row.checks())
 
     row.times = _time(ctx, sizes, row.name, arms, "hot")
-    row.peak_mib = {arm: measure.peak_memory_mib(step, ctx.device) for arm, step in arms.items()}
+    row.peak_mib = _peaks(ctx, arms)
     best = row.best() or EAGER
     row.energy_j = {arm: measure.energy_j(arms[arm], seconds=0.5) for arm in (EAGER, best)}
     trace = _profile(ctx, sizes, study, {arm: arms[arm] for arm in (EAGER, best)})
-    gap, weights = _final_losses(ctx, sizes, trainer, forwards)
+    gap, weights = _final_losses(ctx, sizes, trainer, forwards, best)
     return row, weights, gap, trace
 
 
@@ -194,7 +194,7 @@ def _reference(trainer: Trainer) -> tuple[Tensor, list[Tensor]]:
     total = len(trainer.images)
     chunk = total if trainer.study.coupled else REFERENCE_CHUNK
     logits = []
-    with torch.backends.cudnn.flags(benchmark=False):  # a search for the fastest float64 convolution takes longer than the convolution
+    with torch.backends.cudnn.flags(enabled=False):  # convolutions of another library than the arms': no fault in common, and no search
         for images, labels in zip(trainer.images.split(chunk), trainer.labels.split(chunk), strict=True):
             out = model(images.double())
             (nn.functional.cross_entropy(out, labels) * len(images) / total).backward()
@@ -222,11 +222,12 @@ def _distance(values: list[Tensor], reference: list[Tensor]) -> float:
     return math.sqrt(off / sum(float(r.square().sum()) for r in reference))
 
 
-def _final_losses(ctx: Context, sizes: Sizes, trainer: Trainer, forwards: Mapping[str, Forward]) -> tuple[Estimate, dict[str, Tensor]]:
-    """Train eager and compiled from the same weights on the same pictures, seed by seed. The gap of their final losses
+def _final_losses(ctx: Context, sizes: Sizes, trainer: Trainer, forwards: Mapping[str, Forward],
+                  arm: str) -> tuple[Estimate | None, dict[str, Tensor]]:
+    """Train eager and the best rung from the same weights on the same pictures, seed by seed. The gap of their final losses
     (mean of the last steps) is a multiple of eager's own spread from seed to seed. One network trains on, and its weights
     are what inference is compared on: the argmax of an untrained network is a coin toss that rounding decides."""
-    study, arm = trainer.study, "default" if "default" in forwards else EAGER
+    study = trainer.study
     final: dict[tuple[str, int], float] = {}
     for seed in SEEDS:
         weights = build(study, ctx.device, smoke=ctx.smoke, seed=seed).state_dict()
@@ -235,14 +236,16 @@ def _final_losses(ctx: Context, sizes: Sizes, trainer: Trainer, forwards: Mappin
             final[name, seed] = _steps(trainer, forwards[name], seed, sizes.loss_steps, sizes.tail_steps)
     eager = [final[EAGER, seed] for seed in SEEDS]
     spread = max(eager) - min(eager)
-    gaps = tuple(abs(final[arm, seed] - final[EAGER, seed]) / spread for seed in SEEDS)
+    gap = None
+    if spread > 0 and all(map(math.isfinite, final.values())):
+        gaps = tuple(abs(final[arm, seed] - final[EAGER, seed]) / spread for seed in SEEDS)
+        gap = Estimate("median", statistics.median(gaps), min(gaps), max(gaps), gaps)
     ctx.progress(f"{study.title}: final losses of eager {', '.join(f'{v:.3f}' for v in eager)}; "
-                 f"gap of {arm} over their spread {', '.join(f'{g:.2f}' for g in gaps)}")
+                 f"gap of {arm} over their spread {f'{gap.low:.2f} to {gap.high:.2f}' if gap else 'not measured'}")
     if sizes.further_steps:
         loss = _steps(trainer, forwards[arm], SEEDS[-1] + 1, sizes.further_steps, sizes.tail_steps)
         ctx.progress(f"{study.title}: trained on to loss {loss:.3f}")
-    trained = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    return Estimate("median", statistics.median(gaps), min(gaps), max(gaps), gaps), trained
+    return gap, {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
 def _restart(trainer: Trainer, weights: Mapping[str, Tensor]) -> None:
@@ -326,14 +329,14 @@ def _infer(ctx: Context, sizes: Sizes, study: Study, regime: Regime, cold_s: Col
         arms[GRAPH] = graph.replay
     ctx.progress(row.checks())
     row.times = _time(ctx, sizes, row.name, arms, "latency" if regime == "latency" else "hot")
-    row.peak_mib = {arm: measure.peak_memory_mib(call, ctx.device) for arm, call in arms.items()}
+    row.peak_mib = _peaks(ctx, arms)
     agreement, accuracy = _agreement(ctx, sizes, inferencer, models)
     return row, agreement, accuracy
 
 
 def _inference_reference(inferencer: Inferencer) -> Tensor:
     model = copy.deepcopy(inferencer.model).double()
-    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False):
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):
         return torch.cat([model(images.double()) for images in torch.split(inferencer.images, REFERENCE_CHUNK)])
 
 
@@ -347,22 +350,31 @@ def _inference_error(call: Callable[[], Tensor], reference: Tensor) -> tuple[flo
 def _agreement(ctx: Context, sizes: Sizes, inferencer: Inferencer,
                models: Mapping[str, Callable[[Tensor], Tensor]]) -> tuple[Estimate, float]:
     """How often the worst rung and eager name the same class on pictures none of them was trained on; and eager's own
-    accuracy, so that one sees the network had learnt something."""
+    accuracy, so that one sees the network had learnt something. Pictures are the trials: the pixels of one are no
+    independent witnesses, so a dense network has one share a picture."""
     study, batch = inferencer.study, len(inferencer.images)
     count = sizes.eval_pixel_images if study.dense else sizes.eval_images
     if batch == 1:
         count = min(count, 64)  # latency: the rungs were checked against fp64; this only walks the path
-    same, right, trials = dict.fromkeys(models, 0), 0, 0
+    same: dict[str, list[float]] = {arm: [] for arm in models}
+    right: list[float] = []
     for first in range(0, count, batch):
         images, labels = data(study, batch, 10_000_000 + first, ctx.device)
         inferencer.images.copy_(images)
         expected = inferencer.call(models[EAGER]).argmax(1)
-        right += int((expected == labels).sum())
-        trials += labels.numel()
+        right += _shares(expected == labels)
         for arm, model in models.items():
-            same[arm] += int((inferencer.call(model).argmax(1) == expected).sum())
-    ctx.progress(f"{study.title}: argmax agrees with eager in {min(same.values())} of {trials}, accuracy {right / trials:.4f}")
-    return measure.share(min(same.values()), trials), right / trials
+            same[arm] += _shares(inferencer.call(model).argmax(1) == expected)
+    worst = min(same.values(), key=sum)
+    accuracy = statistics.fmean(right)
+    ctx.progress(f"{study.title}: argmax agrees with eager in {statistics.fmean(worst):.5f} of {len(worst)} pictures, "
+                 f"accuracy {accuracy:.4f}")
+    return measure.mean(worst) if study.dense else measure.share(int(sum(worst)), len(worst)), accuracy
+
+
+def _shares(same: Tensor) -> list[float]:
+    """(N, ...) booleans to the share of each of the N pictures."""
+    return [float(f"{share:.7g}") for share in same.flatten(1).double().mean(1).tolist()] if same.dim() > 1 else same.double().tolist()
 
 
 def _sweep(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds, rows: tuple[Row, Row]) -> list[tuple[Cell, ...]]:
@@ -384,6 +396,12 @@ def _sweep(ctx: Context, sizes: Sizes, study: Study, cold_s: ColdSeconds, rows: 
 def _time(ctx: Context, sizes: Sizes, what: str, arms: Arms, mode: measure.Mode) -> Mapping[str, tuple[float, ...]]:
     return measure.time_interleaved(arms, device=ctx.device, mode=mode, blocks=sizes.blocks, block_ms=sizes.block_ms,
                                     warmup_s=sizes.warmup_s, seed=ctx.seed, progress=lambda line: ctx.progress(f"{what}, {line}")).samples
+
+
+def _peaks(ctx: Context, arms: Arms) -> dict[str, float | None]:
+    """Peak memory by arm, None for those that replay a CUDA graph: a replay asks the allocator for nothing, so what it would
+    show is what the other arms hold."""
+    return {arm: None if arm in REPLAYED else measure.peak_memory_mib(call, ctx.device) for arm, call in arms.items()}
 
 
 def _free() -> None:
@@ -415,12 +433,14 @@ def _profile(ctx: Context, sizes: Sizes, study: Study, arms: Arms) -> Trace:
 
 
 def _write_trace(ctx: Context, traces: list[Trace]) -> None:
-    """One gzipped Chrome trace for all networks; where it would be too large to keep, the CPU operators go first."""
+    """One gzipped Chrome trace for all networks; where it would be too large to keep, the CPU operators go first, and the
+    arrows that start at them; then what the profiler says of each kernel beyond name and time."""
     events = [e for trace in traces for e in trace["traceEvents"] if e.get("ph") != "X" or e.get("cat") in TRACE_CATEGORIES]
     if not ctx.profile:
         events = [{k: v for k, v in e.items() if k != "args" or e.get("cat") == "kernel" or e.get("ph") != "X"} for e in events]
-    lean = [e for e in events if e.get("cat") not in ("cpu_op", "cuda_runtime")]
-    for kept in (events, lean):
+    lean = [e for e in events if e.get("cat") not in ("cpu_op", "cuda_runtime", "ac2g", "fwdbwd")]
+    bare = [{k: v for k, v in e.items() if k != "args" or e.get("ph") != "X"} for e in lean]
+    for kept in (events, lean, bare):
         packed = gzip.compress(json.dumps({"schemaVersion": 1, "traceEvents": kept}).encode(), mtime=0)
         if len(packed) <= TRACE_BYTES:
             break

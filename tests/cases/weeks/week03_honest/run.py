@@ -17,4 +17,5 @@ def run(ctx: Context) -> Observed:
     times = (2.0, 2.0, 2.0, 2.0, 2.0, 2.0)
     ratio = Estimate("ratio", 3.0, 3.0, 3.0, times, tuple(3 * t for t in times))
     sees = f"sees GPUs ({os.environ.get('CUDA_VISIBLE_DEVICES', 'all')})"
-    return Observed((FAST.measured(ratio),), notes=(given, f"process {os.getpid()}", sees))
+    caches = f"caches {os.environ['TORCHINDUCTOR_CACHE_DIR']} {os.environ['TRITON_CACHE_DIR']}"
+    return Observed((FAST.measured(ratio),), notes=(given, f"process {os.getpid()}", sees, caches))
