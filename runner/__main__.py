@@ -180,7 +180,7 @@ def _carry_out(job: Job, cancelled: process.Cancelled) -> Result:
     with contextlib.ExitStack() as stack:
         nvml = stack.enter_context(machine.open_nvml(job.visible))
         watched = nvml and nvml.gpus and not job.request.smoke
-        sampler = stack.enter_context(Sampler(NvmlGpu(nvml.library, nvml.gpus[0]))) if nvml and watched else None
+        sampler = stack.enter_context(Sampler(NvmlGpu(nvml.binding, nvml.gpus[0]))) if nvml and watched else None
         while len(seen) < job.request.repeat:
             say(job.began, f"process {len(seen) + 1} of {job.request.repeat}")
             ended = _run_once(job, workload, cancelled)

@@ -63,19 +63,19 @@ class Gpu(Protocol):
 class NvmlGpu:
     """One GPU through NVML: `library` is pynvml, opened; `handle` one of its devices."""
 
-    def __init__(self, library: Any, handle: Any) -> None:
-        self.library = library
+    def __init__(self, binding: Any, handle: Any) -> None:
+        self.binding = binding
         self.handle = handle
 
     def clock_limit(self) -> int:
-        nvml = self.library
+        nvml = self.binding
         try:
             return int(nvml.nvmlDeviceGetMaxClockInfo(self.handle, nvml.NVML_CLOCK_SM))
         except nvml.NVMLError as error:
             raise Unreadable(str(error)) from error
 
     def read(self) -> Reading:
-        nvml, gpu = self.library, self.handle
+        nvml, gpu = self.binding, self.handle
         try:
             return Reading(
                 sm_clock=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),

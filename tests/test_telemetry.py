@@ -183,7 +183,7 @@ def test_a_real_gpu_can_be_read() -> None:
 
     with open_nvml() as opened:
         assert opened is not None
-        gpu = NvmlGpu(opened.library, opened.gpus[0])
+        gpu = NvmlGpu(opened.binding, opened.gpus[0])
         seen = gpu.read()
         assert 0 < seen.sm_clock <= gpu.clock_limit()
         assert seen.power_w > 0

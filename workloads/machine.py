@@ -25,9 +25,9 @@ CPU_COPY_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Nvml:
-    """NVML while it is open: the library, and the handles of the GPUs that CUDA shows, in CUDA's order."""
+    """NVML while it is open: its Python binding, and the handles of the GPUs that CUDA shows, in CUDA's order."""
 
-    library: Any
+    binding: Any
     gpus: tuple[Any, ...]
 
 
@@ -80,10 +80,10 @@ def describe(visible: str | None = None) -> Machine:
     with open_nvml(visible) as nvml:
         gpus = nvml.gpus if nvml else ()
         return Machine(
-            gpu=plain_text(nvml.library.nvmlDeviceGetName(gpus[0])) if nvml and gpus else "",
+            gpu=plain_text(nvml.binding.nvmlDeviceGetName(gpus[0])) if nvml and gpus else "",
             gpus=len(gpus),
-            gpu_memory_mib=nvml.library.nvmlDeviceGetMemoryInfo(gpus[0]).total // 2**20 if nvml and gpus else 0,
-            driver=plain_text(nvml.library.nvmlSystemGetDriverVersion()) if nvml and gpus else "",
+            gpu_memory_mib=nvml.binding.nvmlDeviceGetMemoryInfo(gpus[0]).total // 2**20 if nvml and gpus else 0,
+            driver=plain_text(nvml.binding.nvmlSystemGetDriverVersion()) if nvml and gpus else "",
             cpu=plain_text(_field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()),
             cores=os.cpu_count() or 1,
             memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
