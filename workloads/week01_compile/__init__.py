@@ -7,9 +7,9 @@ bytes it saves: large for the UNet (GroupNorm and SiLU after every convolution),
 whose attention is already one fused kernel. At batch 1 the GPU waits for Python to launch kernels, and a CUDA graph, not
 fusion, is what helps.
 
-Expected before measuring, on an H100 (798 TFLOP/s bf16, 3.0 TB/s measured): training 1.2-1.3x for ResNet50 and ViT-B and
-1.8x for the UNet; batch-1 latency 4-8x. Training is the judged regime: the month is about training efficiency, and it is
-where the target is hardest to meet. All three regimes are published.
+Expected before measuring, on an H100 (989 TFLOP/s bf16 and 3.35 TB/s by its data sheet; a run measures what is reached):
+training 1.2-1.3x for ResNet50 and ViT-B and 1.8x for the UNet; batch-1 latency 4-8x. Training is the judged regime: the
+month is about training efficiency, and it is where the target is hardest to meet. All three regimes are published.
 """
 
 from workloads.plan import planned
