@@ -185,6 +185,10 @@ def small(tmp_path: Path) -> Iterator[Local]:
         yield local
 
 
+# act sometimes loses the last words of a step that ends within a few milliseconds of them.
+HEARD = "sleep 0.5"
+
+
 def put_small(local: Local, label: str, run: str) -> None:
     local.hub.git.put({".github/workflows/small.yml": SMALL.format(label=label, run=run).encode()}, "small", SPRINTER)
 
@@ -199,17 +203,17 @@ def test_a_job_that_no_runner_takes_is_an_error(small: Local) -> None:
 
 
 def test_a_step_that_fails_fails_the_run(small: Local) -> None:
-    put_small(small, "ubuntu-latest", "echo before; exit 3")
+    put_small(small, "ubuntu-latest", f"echo before; {HEARD}; exit 3")
     comment(small, "sprinter", "x")
     run = small.hub.runs[-1]
     assert (run.conclusion, ends(run)) == ("failure", {"one": "failure", "two": "skipped"})
-    assert run.jobs[0].log.splitlines()[:2] == ["▸ echo before; exit 3", "before"]
+    assert run.jobs[0].log.splitlines()[:2] == [f"▸ echo before; {HEARD}; exit 3", "before"]
     assert run.jobs[0].log.splitlines()[-1] == "! exit status 3"
 
 
 def test_a_run_is_run_again_as_it_was(small: Local) -> None:
     """The same event at the same commit under the same id, whatever the branch holds by then; a cancelled run stays out."""
-    put_small(small, "ubuntu-latest", "echo $GITHUB_RUN_ID $GITHUB_SHA; exit 3")
+    put_small(small, "ubuntu-latest", f"echo $GITHUB_RUN_ID $GITHUB_SHA; {HEARD}; exit 3")
     comment(small, "sprinter", "x")
     run = small.hub.runs[-1]
     before = run.jobs[0].log.splitlines()[:2]
@@ -227,7 +231,7 @@ def test_a_run_is_run_again_as_it_was(small: Local) -> None:
 
 def test_nothing_of_this_machine_reaches_a_step(small: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCALHUB_TEST_SECRET", "leak")
-    put_small(small, "ubuntu-latest", "env")
+    put_small(small, "ubuntu-latest", f"env; {HEARD}")
     comment(small, "sprinter", "x")
     run = small.hub.runs[-1]
     assert run.conclusion == "success"
