@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bot import commands, gate
+from bot.cards import lost_card, refused_card
 from bot.errors import HubError, HubRefused, UserError
-from bot.report import Where, lost_card, refused_card, report
+from bot.report import Where, report
 from workloads.spec import Request, Result, SpecError, Workload, discover, dumps, loads
 
 # PyGithub, matplotlib and the demo's server are imported in the commands that need them: most comments are no commands, and
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from bot.store import Ledger
 
 ACTIONS_BOT = "github-actions[bot]"
+WRITE_PAUSE_S = 1.6  # GitHub asks for one second between writes at least; this keeps a job under 40 a minute
 STDERR = 2  # so that stdout is the report and nothing else
 
 
@@ -55,7 +58,7 @@ class Actions:
     def hub(self) -> Hub:
         from bot.hub import Hub
 
-        return Hub(self.repo, self.token, self.api_url, login=self.bot_login, pause_s=0 if self.fast else 1.0)
+        return Hub(self.repo, self.token, self.api_url, login=self.bot_login, pause_s=0 if self.fast else WRITE_PAUSE_S)
 
     def where(self, issue: int, comment: int) -> Where:
         """`issue` and `comment` as the ids that GitHub gave them."""
@@ -107,7 +110,7 @@ def gate_() -> None:
     """Decide on a comment's event, in a GitHub Actions job.
 
     Reads $GITHUB_EVENT_PATH; asks GitHub whether the author may; answers the author; writes verdict, accepted, run, request,
-    request_id, issue and card to $GITHUB_OUTPUT.
+    request_id, issue, card, accept and legs to $GITHUB_OUTPUT.
     """
     told = Path(needed("GITHUB_OUTPUT"))
     found = gate.read(event(), setting("BOT_LOGIN", ACTIONS_BOT))
@@ -125,9 +128,10 @@ def gate_() -> None:
 def report_() -> None:
     """Check, store and post what the GPU job left, in a GitHub Actions job.
 
-    Believes the gate's REQUEST, REQUEST_ID, ISSUE and CARD, and nothing in the zip under ARTIFACT before it was checked.
+    Believes the gate's REQUEST, REQUEST_ID, ISSUE, NAME and CARD, and nothing in the zip under ARTIFACT before it was checked.
+    A run that was accepted as a baseline is written down here too.
     """
-    from bot import publish
+    from bot import publish, store
     from bot.artifact import Rejected, open_artifact
 
     job = actions()
@@ -135,30 +139,55 @@ def report_() -> None:
     workloads = discover()
     issue, comment = int(needed("ISSUE")), int(run.removeprefix("c"))
     where = job.where(issue, comment)
-    place = publish.Place(issue, int(needed("CARD")), comment, job.workflow_run, where)
-    hub = job.hub()
+    _, _, one_of_many = needed("NAME").partition("/")
+    place = publish.Place(issue, int(needed("CARD")), comment, job.workflow_run, where, one_of_many, job.ref)
+    hub, ledger = job.hub(), store.open_checkout(Path.cwd())
+    # The checkout is of the comment's time; a command for all weeks has stored results since.
+    ledger = store.catch_up(hub, job.branch, ledger) if job.branch != job.ref or one_of_many else ledger
+    if request.command == "accept":
+        publish.accept(hub, job.branch, ledger, request, workloads, place)
+        click.echo(f"c{request.runs[0]} is a baseline of {request.week}")
+        return
     found = [path for path in Path(needed("ARTIFACT")).glob("*") if path.is_file()]
     if not found:
-        publish.give_up(hub, place, lost_card(run, request, setting("JOB_RESULT", "unknown"), where))
+        publish.give_up(hub, place, lost_card(run, request, setting("JOB_RESULT", "unknown"), where), ledger, workloads)
         click.echo("the GPU job left no result; the card says so")
         return
     try:
         checked = open_artifact(found[0], workloads[request.week or ""], request, run, job.commit)
     except Rejected as reason:
-        publish.give_up(hub, place, refused_card(run, request, str(reason), where))
+        publish.give_up(hub, place, refused_card(run, request, str(reason), where), ledger, workloads)
         click.echo(f"the result was refused: {reason}")
         return
     waited = publish.waited_s(gate.asked_at(event()), checked.result.started)
     place = dataclasses.replace(place, where=dataclasses.replace(where, queued_s=waited))
-    ledger = _branch_ledger(job, hub)
     try:
         ledger = publish.publish(hub, job.branch, ledger, checked, workloads, place)
     except HubError:
         raise  # the card still says that the run waits, and this job, run again, goes on from where it stopped
     except Exception:
-        publish.give_up(hub, place, refused_card(run, request, "the bot failed to show it, and the workflow run says where", where))
+        card = refused_card(run, request, "the bot failed to show it, and the workflow run says where", where)
+        publish.give_up(hub, place, card, ledger, workloads)
         raise
     click.echo(f"{run}: {checked.result.status}, stored in {ledger.sha} and posted")
+
+
+@cli.command("watch")
+def watch_() -> None:
+    """Keep a run's card up to date while it waits and works, in a GitHub Actions job.
+
+    Looks after 20 seconds, then more and more seldom, at most every five minutes. A run that waits longer than ten minutes while
+    nothing works gets one short reply.
+    """
+    from bot import watch
+
+    job, ask = actions(), gate.read(event(), setting("BOT_LOGIN", ACTIONS_BOT))
+    if not isinstance(ask, gate.Ask):
+        raise UserError(f"there is nothing to watch: {ask.reason}")
+    hub = job.hub()
+    sleep = time.sleep if not job.fast else lambda _: time.sleep(0.5)
+    looked = watch.watch(hub, _branch_ledger(job, hub), ask.request_id, ask.login, job.where(ask.issue, ask.comment), sleep)
+    click.echo(f"looked {looked} times; {hub.calls} API calls")
 
 
 @cli.command("kickoff")
@@ -188,17 +217,18 @@ def sweep_() -> None:
     """Finish what a crash left, in a GitHub Actions job.
 
     Cards that wait although their run has ended get their report, from the ledger or the run's artifact, or say that it is
-    lost; commands that nobody answered are asked for again. A second sweep finds nothing to do.
+    lost; what waits says how long, and is cancelled where no machine takes it; commands that nobody answered are asked for again;
+    a log that somebody wrote in a Week issue is ticked. A second sweep finds nothing to do.
     """
     from bot import publish, store, sweep
 
     job, workloads = actions(), discover()
     hub = job.hub()
-    waiting, unheard = sweep.look(hub, workloads, job.bot_login)
+    left = sweep.look(hub, workloads, job.bot_login)
     where = Where(job.server_url, job.repo, job.branch)
     settled = answered = failed = 0
-    ledger = store.catch_up(hub, job.branch, store.open_checkout(Path.cwd())) if waiting else store.Ledger({})
-    for card in waiting:
+    ledger = store.catch_up(hub, job.branch, store.open_checkout(Path.cwd())) if left.waiting else store.Ledger({})
+    for card in left.waiting:
         try:
             ledger, done = sweep.settle(hub, job.branch, ledger, card, workloads, where)
             settled += done
@@ -211,10 +241,13 @@ def sweep_() -> None:
             traceback.print_exc()
             failed += 1
             place, why = card.place(where), "the bot failed to show it, and the log of the sweep says where"
-            publish.give_up(hub, place, refused_card(place.request_id, card.request, why, place.where))
-    for command in unheard:
+            publish.give_up(hub, place, refused_card(place.request_id, card.request, why, place.where), ledger, workloads)
+    cancelled = sweep.tend(hub, ledger, where) if len(left.waiting) > settled + failed else 0
+    ticked = sum(sweep.tick_log(hub, log) for log in left.logs)
+    for command in left.unheard:
         answered += sweep.ask_again(hub, command, job.workflow_run)
-    click.echo(f"{len(waiting)} cards wait, {settled} of them settled, {failed} failed; {answered} commands asked for again; "
+    click.echo(f"{len(left.waiting)} cards wait, {settled} of them settled, {failed} failed, {cancelled} cancelled; "
+               f"{answered} commands asked for again, {ticked} logs ticked; "
                f"{hub.calls} API calls")
     if failed:
         sys.exit(1)
@@ -231,7 +264,7 @@ def parse() -> None:
     if isinstance(found, commands.Refusal):
         said = {"verdict": "refused", "request": None, "reply": found.reply}
     elif found is not None:
-        reply = commands.help_text() if found.command == "help" else commands.unavailable(found)
+        reply = commands.help_text() if found.command == "help" else None
         said = {"verdict": "accepted", "request": json.loads(dumps(found)), "reply": reply}
     click.echo(json.dumps(said))
 

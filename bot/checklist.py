@@ -21,6 +21,9 @@ from bot.report import interval_text
 from workloads.spec import Result, Workload
 
 BOX = re.compile(r"(?P<head>[-*+] \[)(?P<box>[ xX])(?P<text>\] .*) <!-- sb:(?P<item>[a-z]+/[a-z0-9_]+) -->(?P<tail>[ \t]*\r?)")
+LOG = ("what sped up", "what broke", "what's next")
+HEADING = re.compile(r" {0,3}(?:#{1,6}[ \t]+|[*_]{2})?(?P<name>what sped up|what broke|what['\u2019]s next)(?![a-z])(?P<rest>.*)",
+                     re.IGNORECASE)
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 EVIDENCE = re.compile(r" <!-- sb:evidence -->— (?P<text>.*?) \(\[(?P<run>[cr]\d+)\]\([^()]*\)\)<!-- /sb:evidence -->")
 SINCE = re.compile(r" <!-- sb:since -->; missed since: (?P<text>.*?) \(\[(?P<run>[cr]\d+)\]\([^()]*\)\)<!-- /sb:since -->")
@@ -55,10 +58,40 @@ def ticks(workload: Workload, result: Result, url: str) -> tuple[Tick, ...]:
              for v in verdicts if v.metric and v.verdict != "not judged"]
     found += [(f"deliverable/{i}", True, ", ".join(d.files) or "every target it rests on is met")
               for i, d in enumerate(workload.deliverables) if d in shown]
+    if artifacts := [name for d in shown for name in d.files]:
+        found.append(("criteria/1", True, ", ".join(dict.fromkeys(artifacts))))
     found.append(("minimum/1", True, "a full run was measured"))
     if missed or met == len(verdicts):
         found.append(("criteria/0", not missed, f"{met} of {len(verdicts)} targets met"))
     return tuple(Tick(item, good, text, result.run, url) for item, good, text in found)
+
+
+def checks_tick(passed: bool, commit: str, url: str, run: str) -> Tick:
+    """What the tests of the default branch say, as they stood when run `run` was published; `url` is their workflow run."""
+    return Tick("criteria/2", passed, f"{'passed' if passed else 'failed'} at {commit[:7]}", run, url)
+
+
+def log_tick(comment: int, url: str) -> Tick:
+    """That somebody wrote the week's log, in comment number `comment` at `url`."""
+    return Tick("criteria/3", True, "logged", f"c{comment}", url)
+
+
+def is_log(text: str) -> bool:
+    """Whether a comment is the week's log: it has the three headings, outside code, each with something under or beside it."""
+    said: dict[str, bool] = {}
+    heading, fence = "", ""
+    for line in text.splitlines():
+        edge = FENCE.match(line)
+        if edge and (not fence or (edge[1].startswith(fence) and not line[edge.end():].strip())):
+            fence = "" if fence else edge[1]
+            continue
+        found = None if fence else HEADING.match(line)
+        if found:
+            heading = found["name"].lower().replace("\u2019", "'")
+            said[heading] = said.get(heading, False) or bool(found["rest"].strip(" \t:*_#"))
+        elif heading and line.strip():
+            said[heading] = True
+    return all(said.get(name) for name in LOG)
 
 
 def tick(body: str, ticks: Iterable[Tick]) -> str:

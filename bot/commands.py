@@ -30,7 +30,7 @@ from typing import Literal, assert_never
 
 from tabulate import tabulate
 
-from workloads.spec import Command, Request
+from workloads.spec import MOST_GPUS, PAIRS, Command, Request
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 LONGEST_LINE = 200
@@ -104,10 +104,10 @@ FORMS = (
     Form("bench", "Measure a week on the GPU and post the judged result", ("[weekNN|all]",), (
         Option("--smoke", "the same code, tiny, on a CPU: shows that the path works, and is never judged"),
         Option("--batch", "a batch size in place of the week's own", "number", 9999),
-        Option("--gpus", "how many GPUs", "number", 8),
+        Option("--gpus", "how many GPUs, for a week that can use more than one", "number", MOST_GPUS),
         Option("--repeat", "how many independent processes", "number", 20),
         Option("--profile", "record a profiler trace too"),
-        Option("--vs", "compare with that run", "run"),
+        Option("--vs", f"measure that run's commit too, in turn with this one: at least {PAIRS} pairs of fresh processes", "run"),
         Option("--dry-run", "say what would run, and run nothing"))),
     Form("compare", "Compare two runs metric by metric", ("RUN", "RUN")),
     Form("accept", "Accept a changed number as the new baseline", ("RUN",)),
@@ -202,24 +202,6 @@ def _refuse(form: Form, why: str, near: str = "", known: tuple[str, ...] | list[
     guess = difflib.get_close_matches(SPELLINGS.get(typed, typed), known, n=1, cutoff=0.7)
     hint = f" Did you mean `{guess[0]}`?" if guess else ""
     return Refusal(f"Nothing ran: {why}.{hint}\n\nUsage: `{form.usage}`\n\nEvery command: `/help`.")
-
-
-def unavailable(request: Request) -> str | None:
-    """Markdown for a command that is understood and cannot be carried out yet; None for one that can."""
-    match request.command:
-        case "help" | "compare" | "post" | "kickoff" | "status" | "cancel" | "retry":
-            return None
-        case "bench":
-            missing = [name for name, asked in (("`all`", request.week == "all"), ("`--vs`", request.vs is not None),
-                                                ("`--gpus` above 1", request.gpus > 1)) if asked]
-            return not_yet(", ".join(missing)) if missing else None
-        case "accept":
-            return not_yet(f"`/{request.command}`")
-    assert_never(request.command)
-
-
-def not_yet(what: str) -> str:
-    return f"Not available yet: {what}. Nothing ran."
 
 
 def help_text() -> str:

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tabulate import tabulate
 
+from bot.cards import cancelled_card, waits_for
 from bot.errors import HubRefused
 from bot.forecast import alike
-from bot.report import Where, cancelled_card, duration_text, options, waits_for
+from bot.report import Where, command, duration_text, options
 from workloads.spec import Request
 
 if TYPE_CHECKING:
-    from bot.hub import Card, Hub, Job, Runner
+    from bot.hub import Card, Hub, Runner
     from bot.store import Ledger
 
 MOST_QUEUED = 10
@@ -33,6 +34,8 @@ LONGEST_QUEUE = timedelta(hours=24)
 MOST_AT_WORK = 3
 # A free GPU machine takes a job within seconds, so after this long somebody should look at it.
 LONG_WAIT_S = 600.0
+# What no machine has taken by then is cancelled by the sweep: who asked has gone home.
+GIVEN_UP = timedelta(hours=6)
 
 FULL = (f"Nothing ran: {MOST_QUEUED} runs wait or work already, and no more are taken. `/status` shows them; ask again when one of them "
         "has ended.")
@@ -63,75 +66,116 @@ def _waiting(cards: list[Card]) -> list[Waiting]:
 # ---------------------------------------------------------------------------------------------------- one more
 
 
-def refusal(hub: Hub, user: int) -> str | None:
-    """Why user `user` (a number) may have no further run now, in Markdown; None where they may. One job at a time asks this,
-    so what one was told still holds when it has written its card. A run whose command was deleted counts for everybody, or
-    deleting would be the way to more."""
+def refusal(hub: Hub, issue: int, user: int, requests: Sequence[Request]) -> str | None:
+    """Why user `user` (a number) may not have `requests` measured now, in Markdown; None where they may. One job at a time asks
+    this, so what one was told still holds when it has written its cards. A run whose command was deleted counts for everybody,
+    or deleting would be the way to more; the weeks of one command count as one. A command for many weeks may need more places
+    than there are, so it is taken when nothing waits."""
     now = hub.now()
     comments = hub.comments(now - LONGEST_QUEUE)
     cards = [card for comment in comments if (card := hub.card(comment))]
-    if len(_waiting(cards)) >= MOST_QUEUED:
+    waiting = _waiting(cards)
+    for one in waiting:
+        if one.card.issue == issue and one.request in requests:
+            return (f"Nothing new ran: {one.card.request_id} asks for the same (`{command(one.request)}`), and its report is still to "
+                    "come. `--repeat` measures more than once.")
+    if waiting and len(waiting) + max(1, len(requests)) > MOST_QUEUED:
         return FULL
     authors = {f"c{comment['id']}": (comment.get("user") or {}).get("id", user) for comment in comments}
-    taken = [card for card in cards if card.created > now - HOUR and (card.measures or AGAIN in card.text)]
-    return TOO_MANY if sum(authors.get(card.request_id, user) == user for card in taken) >= MOST_AN_HOUR else None
+    taken = {(card.request_id, again) for card in cards if card.created > now - HOUR and ((again := AGAIN in card.text) or card.measures)}
+    return TOO_MANY if sum(authors.get(run, user) == user for run, _ in taken) >= MOST_AN_HOUR else None
 
 
 # ---------------------------------------------------------------------------------------------------- /status
 
 
-@dataclass(slots=True)
-class _Queue:
-    """The runs as they follow one another: `ahead_s` is the time until the next begins, nan where that is not known."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one run is in line: "posting", "works" or "waits"; since when; its place among those that wait (from 1; 0 where it
+    does not); and the seconds until it starts or, where it works, ends: nan where no run like it, or like one ahead, is known."""
 
-    now: datetime
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    ahead_s: float = 0.0
-    waits: int = 0
-    longest_s: float = 0.0
+    run: Waiting
+    state: Literal["posting", "works", "waits"]
+    since: datetime
+    place: int
+    left_s: float
 
-    def add(self, name: str, one: Waiting, job: Job | None, takes_s: float) -> None:
+    @property
+    def expected(self) -> str:
+        """What is expected next, in words."""
+        if self.state == "posting":
+            return "its report in a minute"
+        if math.isnan(self.left_s):
+            return "not known: a run ahead has no like in the past"
+        return f"{'ends' if self.state == 'works' else 'starts'} in about {duration_text(self.left_s)}"
+
+
+def line(hub: Hub, now: datetime, cards: list[Card], held: Ledger) -> list[Standing]:
+    """The runs among `cards` that wait or work, in the order in which they follow one another on one machine."""
+    active = _waiting(cards)
+    runs = list(dict.fromkeys(one.card.workflow_run for one in active))[:MOST_AT_WORK]
+    seen = {run: hub.bench_jobs(run) for run in runs}
+    jobs = {one.card.id: seen.get(one.card.workflow_run, {}).get(one.week) for one in active}
+    begun = [one for one in active if (job := jobs[one.card.id]) and job.status in ("in_progress", "completed")]
+    found: list[Standing] = []
+    ahead_s, place = 0.0, 0
+    for one in (*begun, *(one for one in active if one not in begun)):
+        past = [run.duration_s for run in alike(one.request, held.week(one.week))]
+        takes_s = statistics.median(past) if past else math.nan
+        job = jobs[one.card.id]
         if job and job.status == "completed":
-            state, since, expected = "is being posted", one.card.updated, "its report in a minute"
+            found.append(Standing(one, "posting", one.card.updated, 0, 0.0))
         elif job and job.status == "in_progress":
-            left_s = max(takes_s - self._past_s(job.started), 0.0)  # in this order, so that nan stays nan
-            state, since, expected = "works", job.started, _expected("ends", left_s)
-            self.ahead_s += left_s
+            left_s = max(takes_s - past_s(now, job.started), 0.0)  # in this order, so that nan stays nan
+            found.append(Standing(one, "works", job.started, 0, left_s))
+            ahead_s += left_s
         else:
-            self.waits += 1
-            self.longest_s = max(self.longest_s, self._past_s(one.card.updated))
-            state, since, expected = f"waits, place {self.waits}", one.card.updated, _expected("starts", self.ahead_s)
-            self.ahead_s += takes_s
-        since_text = f"{since:%H:%M} UTC, {duration_text(self._past_s(since))}"
-        self.rows.append((name, f"{one.week}{options(one.request)}", state, since_text, expected))
+            place += 1
+            # A run that is run again has an old card; its job says since when it waits this time.
+            found.append(Standing(one, "waits", job.started if job else one.card.created, place, ahead_s))
+            ahead_s += takes_s
+    return found
 
-    def _past_s(self, since: datetime) -> float:
-        return max(0.0, (self.now - since).total_seconds())
+
+def recent(hub: Hub) -> tuple[datetime, list[Card]]:
+    """GitHub's time, and the bot's cards of as long ago as a run may wait."""
+    comments = hub.comments(hub.now() - LONGEST_QUEUE)
+    return hub.now(), [card for comment in comments if (card := hub.card(comment))]
+
+
+def past_s(now: datetime, since: datetime) -> float:
+    return max(0.0, (now - since).total_seconds())
 
 
 def status(hub: Hub, ledger: Callable[[], Ledger], where: Where) -> str:
     """The answer to `/status`, in Markdown: each run that works or waits, and how the GPU machines are."""
-    now = hub.now()
-    active = _waiting([card for comment in hub.comments(now - LONGEST_QUEUE) if (card := hub.card(comment))])
-    runners = hub.runners()
-    if not active:
-        return "\n\n".join(("### Nothing works and nothing waits", _health(runners, None)))
-    jobs = {one.card.id: hub.bench_job(one.card.workflow_run) for one in active[:MOST_AT_WORK]}
-    begun = [one for one in active if (job := jobs.get(one.card.id)) and job.status in ("in_progress", "completed")]
     held = ledger()
-    queue = _Queue(now)
-    for one in (*begun, *(one for one in active if one not in begun)):
-        past = [run.duration_s for run in alike(one.request, held.week(one.week))]
-        queue.add(_name(one.card, where), one, jobs.get(one.card.id), statistics.median(past) if past else math.nan)
-    table = tabulate(queue.rows, ("Run", "Measures", "State", "Since", "Expected"), tablefmt="github")
-    return "\n\n".join((f"### {len(begun)} at work, {queue.waits} waiting", table,
-                        "What is expected follows from the median of past runs with the same options, one run at a time. GitHub ends a run "
-                        "that no machine has taken within 24 hours.",
-                        _health(runners, queue.longest_s if queue.waits and not begun else None)))
+    now, cards = recent(hub)
+    standings = line(hub, now, cards, held)
+    waiting = [one for one in standings if one.state == "waits"]
+    idle_s = max((past_s(now, one.since) for one in waiting), default=None) if len(waiting) == len(standings) else None
+    health = "\n\n".join((_health(hub.runners(), idle_s), last_seen(held)))
+    if not standings:
+        return "\n\n".join(("### Nothing works and nothing waits", health))
+    rows = [(_name(one.run.card, where), f"{one.run.week}{options(one.run.request)}", _state(one),
+             f"{one.since:%H:%M} UTC, {duration_text(past_s(now, one.since))}", one.expected) for one in standings]
+    return "\n\n".join((f"### {len(standings) - len(waiting)} at work, {len(waiting)} waiting",
+                        tabulate(rows, ("Run", "Measures", "State", "Since", "Expected"), tablefmt="github"),
+                        "What is expected follows from the median of past runs with the same options, one run at a time. What no "
+                        f"machine has taken within {duration_text(GIVEN_UP.total_seconds())} is cancelled.", health))
 
 
-def _expected(what: str, seconds: float) -> str:
-    return "not known: a run ahead has no like in the past" if math.isnan(seconds) else f"{what} in about {duration_text(seconds)}"
+def _state(one: Standing) -> str:
+    return {"posting": "is being posted", "works": "works", "waits": f"waits, place {one.place}"}[one.state]
+
+
+def last_seen(held: Ledger) -> str:
+    """When a GPU machine last handed over a result, by the ledger."""
+    newest = held.newest()
+    if newest is None:
+        return "No GPU runner has handed over a result yet."
+    end = datetime.fromisoformat(newest.started) + timedelta(seconds=newest.duration_s)
+    return f"A GPU runner last handed over a result at {end:%Y-%m-%d %H:%M} UTC ({newest.run})."
 
 
 def _name(card: Card, where: Where) -> str:
@@ -158,27 +202,28 @@ def _health(runners: list[Runner] | None, idle_s: float | None) -> str:
 
 
 def cancel(hub: Hub, issue: int, run: str | None, where: Where) -> str:
-    """Stop run `run` ("c7"), or the newest of the issue that has not ended, and say so on its card; what to answer."""
+    """Stop run `run` ("c7"), or the newest of the issue that has not ended, and say so on its card; what to answer. Of a command
+    for many weeks every week that has not been measured is stopped."""
     cards = _cards(hub, issue)
     named = [card for card in cards if card.request_id == run] if run else [card for card in cards if waits_for(card.text)]
     if not named:
         return UNKNOWN if run else NONE_ACTIVE
-    card = named[0]
-    request, behind = waits_for(card.text), hub.workflow_run(card.workflow_run)
-    if request is None or behind is None or behind.ended:
-        return f"Nothing happened: {card.request_id} has ended already."
-    job = hub.bench_job(card.workflow_run)
-    if job and job.status == "completed":
-        return f"Nothing happened: {card.request_id} is measured, and its report is on its way."
-    try:
-        hub.cancel(card.workflow_run)
-    except HubRefused as refused:
-        if refused.status != 409:
-            raise
-        return f"Nothing happened: {card.request_id} ended just now."
-    hub.edit_card(card.id, card.request_id, card.workflow_run, cancelled_card(card.request_id, request, where))
-    was = "It was at work; its GPU is free in a moment." if job and job.status == "in_progress" else "It had not begun."
-    return f"Cancelled {card.request_id}. {was}"
+    name, workflow_run = named[0].request_id, named[0].workflow_run
+    waiting = _waiting([card for card in cards if card.request_id == name])
+    behind = hub.workflow_run(workflow_run)
+    if not waiting or behind is None or behind.ended:
+        return f"Nothing happened: {name} has ended already."
+    jobs = hub.bench_jobs(workflow_run)
+    states = {one.card.id: job.status if (job := jobs.get(one.week)) else "" for one in waiting}
+    open_ = [one for one in waiting if states[one.card.id] != "completed"]
+    if not open_:
+        return f"Nothing happened: {name} is measured, and its report is on its way."
+    if not hub.cancel(workflow_run):
+        return f"Nothing happened: {name} ended just now."
+    for one in open_:
+        hub.edit_card(one.card.id, one.card.name, workflow_run, cancelled_card(name, one.request, where))
+    was = "It was at work; its GPU is free in a moment." if "in_progress" in states.values() else "It had not begun."
+    return f"Cancelled {name}. {was}"
 
 
 def _cards(hub: Hub, issue: int) -> list[Card]:
@@ -201,10 +246,11 @@ def retry(hub: Hub, issue: int, run: str | None, user: int, ledger: Callable[[],
         return f"Nothing ran: GitHub has deleted the workflow run of {card.request_id}. Ask for a new run in its place."
     if not behind.ended:
         return f"Nothing ran: {card.request_id} has not ended yet. `/cancel {card.request_id}` stops it."
-    held = ledger().find(card.request_id)
-    if held and held.status == "ok":
+    held = ledger()
+    ended = [held.find(one.request_id, one.week) for one in cards if one.request_id == card.request_id]
+    if all(result and result.status == "ok" for result in ended):
         return f"Nothing ran: {card.request_id} ended well, and its result stays. Ask for a new run to measure again."
-    if why := refusal(hub, user):
+    if why := refusal(hub, issue, user, ()):
         return why
     try:
         hub.rerun(card.workflow_run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
+from dataclasses import replace
 
 from bot.acceptance import experiment
 from bot.report import bound_text, command, duration_text, figure, options
@@ -13,19 +14,25 @@ from workloads.spec import Request, Result, Workload
 def alike(request: Request, runs: Iterable[Result]) -> tuple[Result, ...]:
     """The runs of the same week with the same options that ended well, and so say how long `request` will take. A full run on
     a machine without a GPU says nothing of one with it."""
-    return tuple(run for run in runs if run.status == "ok" and run.week == request.week and options(run.request) == options(request)
+    return tuple(run for run in runs if run.status == "ok" and run.week == request.week and _kind(run.request) == _kind(request)
                  and (run.machine.gpu or request.smoke))
+
+
+def _kind(request: Request) -> tuple[str, int]:
+    """Which other run it is compared with does not matter for how long it takes."""
+    return options(replace(request, vs=None)), request.processes
 
 
 def dry_run(workload: Workload, request: Request, runs: Iterable[Result]) -> str:
     """The answer to `--dry-run`, in Markdown. `runs` are the week's runs so far, in any order."""
     why = experiment(request)
     judged = f"Nothing of it would be judged ({why}). The week's targets:" if why else "Its targets would be judged:"
-    processes = f"{request.repeat} processes, one after another" if request.repeat > 1 else "1 process"
+    processes = f"{request.processes} processes, one after another" if request.processes > 1 else "1 process"
+    turns = f", in turn of the commit of c{request.vs} and of this one," if request.vs is not None else ""
     machine = "the GPU machine's CPU" if request.smoke else f"{request.gpus} GPU{'s' if request.gpus > 1 else ''}"
     return "\n\n".join((
         f"### {workload.key} · dry run, nothing ran",
-        f"`{command(request)}` would measure {workload.plan.title}: {processes} on {machine}"
+        f"`{command(request)}` would measure {workload.plan.title}: {processes}{turns} on {machine}"
         f"{', with a profiler trace' if request.profile else ''}.",
         "\n".join((judged, "", *(f"- {target.text} {bound_text(target)}" for target in workload.targets))),
         f"**Expected:** {_expected(request, alike(request, runs))}. A run is stopped after {workload.timeout_min} minutes.",

@@ -7,26 +7,30 @@ answered with yes.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from bot import commands, control
+from bot.acceptance import hold_back
+from bot.cards import accepting_card, every_week_card, queued_card
 from bot.compare import compare
 from bot.errors import HubError, HubRefused, UserError
 from bot.forecast import dry_run
 from bot.kickoff import week_of
 from bot.opening import open_issue
 from bot.post import post
-from bot.report import Where, code, queued_card
+from bot.report import Where, code
 from workloads.plan import WEEKS
-from workloads.spec import Request, Workload, dumps
+from workloads.spec import Request, Result, Workload, dumps
 
 if TYPE_CHECKING:  # PyGithub takes a third of a second to import, and most events never need it
-    from bot.hub import Hub, Reaction
+    from bot.hub import Card, Hub, Reaction
     from bot.store import Ledger
 
+JOB_MIN = 300  # what bench.yml gives the GPU job, less half an hour to start and to hand over
 MAY_COMMAND = ("write", "maintain", "admin")
 
 NO_COMMAND = "no command"
@@ -59,8 +63,25 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Leg:
+    """One week of a command, for the jobs that come after: its card by name (bot.hub.Card) and number, and the commit that is
+    measured in turn with this one (40 hexadecimal digits, or "")."""
+
+    request: Request
+    name: str
+    card: int
+    baseline: str = ""
+
+    def output(self) -> dict[str, str]:
+        """What GitHub's matrix holds: texts, since it reads numbers as floats."""
+        return {"week": self.request.week or "", "request": dumps(self.request), "name": self.name, "card": str(self.card),
+                "baseline": self.baseline}
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """What the next jobs are told. `run` says whether the GPU job runs; `reason` is for the log, in this file's words."""
+    """What the next jobs are told. `run` says whether the GPU job runs, `accept` whether a baseline is written; `reason` is for
+    the log, in this file's words."""
 
     verdict: Literal["accepted", "refused", "ignored"]
     reason: str
@@ -69,12 +90,15 @@ class Decision:
     request_id: str = ""
     issue: int = 0
     card: int = 0
+    accept: bool = False
+    legs: tuple[Leg, ...] = ()
 
     def outputs(self) -> str:
         """The lines for $GITHUB_OUTPUT: words of a closed set, numbers and one-line JSON of those, so no text can add a line."""
         values = {"verdict": self.verdict, "accepted": _json(self.verdict == "accepted"), "run": _json(self.run),
-                  "request": dumps(self.request) if self.request else "", "request_id": self.request_id,
-                  "issue": self.issue or "", "card": self.card or ""}
+                  "accept": _json(self.accept), "request": dumps(self.request) if self.request else "", "request_id": self.request_id,
+                  "issue": self.issue or "", "card": self.card or "",
+                  "legs": json.dumps([leg.output() for leg in self.legs], separators=(",", ":")) if self.legs else ""}
         return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
@@ -157,21 +181,29 @@ def _try_reaction(hub: Hub, ask: Ask, content: Reaction) -> None:
 
 
 def _carry_out(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, workflow_run: str, ledger: Callable[[], Ledger]) -> Decision:
-    card = None if _claimed(hub, ask) else hub.find_card(ask.issue, ask.request_id)
-    if card is not None and card.workflow_run != workflow_run:
+    made = {} if _claimed(hub, ask) else {card.name: card for card in hub.cards(ask.issue) if card.request_id == ask.request_id}
+    if any(card.workflow_run != workflow_run for card in made.values()):
         return Decision("ignored", DUPLICATE)
     try:
         reply = _prepare(ask, hub, weeks, where, ledger)
     except UserError as error:  # a ledger that somebody broke by hand
         reply = _Reply("refused", f"Nothing ran: {code(str(error))}.")
-    if card is None:
-        why = control.refusal(hub, ask.user) if reply.request else None
-        reply = _Reply("refused", why) if why else reply
-        number = hub.post_card(ask.issue, ask.request_id, workflow_run, reply.text)
-    else:  # this job is run again; whether there is room was asked when it ran first, or by the command that runs it again
-        number = card.id
-        hub.edit_card(number, ask.request_id, workflow_run, reply.text)
-    return Decision(reply.verdict, "answered", reply.request is not None, reply.request, ask.request_id, ask.issue, number)
+    # Where there is a card this job is run again: whether there is room was asked when it ran first, or by what runs it again.
+    if reply.starts and not made and (why := control.refusal(hub, ask.issue, ask.user, [start.request for start in reply.starts])):
+        reply = _Reply("refused", why)
+    card = _write(hub, ask, made, ask.request_id, workflow_run, reply.text)
+    legs = tuple(Leg(start.request, start.name, card if start.name == ask.request_id else
+                     _write(hub, ask, made, start.name, workflow_run, start.card), start.baseline) for start in reply.starts)
+    return Decision(reply.verdict, "answered", bool(legs) and not reply.accept, reply.request, ask.request_id, ask.issue, card,
+                    reply.accept, legs)
+
+
+def _write(hub: Hub, ask: Ask, made: dict[str, Card], name: str, workflow_run: str, text: str) -> int:
+    """The number of the bot's comment `name` with this text, which is new or there already."""
+    if name not in made:
+        return hub.post_card(ask.issue, name, workflow_run, text)
+    hub.edit_card(made[name].id, name, workflow_run, text)
+    return made[name].id
 
 
 def _claimed(hub: Hub, ask: Ask) -> bool:
@@ -184,12 +216,24 @@ def _claimed(hub: Hub, ask: Ask) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class _Start:
+    """One week to measure, or the acceptance to write: the name and the text of its card."""
+
+    request: Request
+    name: str
+    card: str
+    baseline: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Reply:
-    """The words for the author, and the request that the GPU job shall run, if any."""
+    """The words for the author; `request` as it was asked for, and what the next jobs shall start, if anything."""
 
     verdict: Literal["accepted", "refused"]
     text: str
     request: Request | None = None
+    starts: tuple[_Start, ...] = ()
+    accept: bool = False
 
 
 def _prepare(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, ledger: Callable[[], Ledger]) -> _Reply:
@@ -202,9 +246,11 @@ def _prepare(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, ledge
         case "help":
             return _Reply("accepted", commands.help_text())
         case "compare":
-            return _Reply("accepted", _compare(asked, weeks, where, ledger()))
+            return _Reply("accepted", _compare(ask, asked, weeks, where, ledger()))
         case "kickoff":
             return _Reply("accepted", _kickoff(asked, hub, weeks))
+        case "bench" if asked.week == "all":
+            return _every_week(ask, asked, weeks, where, ledger)
         case "bench" | "post":
             return _on_week(ask, asked, weeks, where, ledger)
         case "status":
@@ -214,14 +260,12 @@ def _prepare(ask: Ask, hub: Hub, weeks: dict[str, Workload], where: Where, ledge
         case "retry":
             return _Reply("accepted", control.retry(hub, ask.issue, _run(asked), ask.user, ledger))
         case "accept":
-            return _Reply("accepted", commands.not_yet(f"`/{asked.command}`"))
+            return _accept(ask, asked, weeks, where, ledger())
     assert_never(asked.command)
 
 
 def _on_week(ask: Ask, asked: Request, weeks: dict[str, Workload], where: Where, ledger: Callable[[], Ledger]) -> _Reply:
     """The commands that measure a week, or speak of what was measured of it."""
-    if said := commands.unavailable(asked):
-        return _Reply("accepted", said)
     week = asked.week or week_of(ask.title)
     if week is None:
         return _Reply("refused", WHICH_WEEK)
@@ -231,20 +275,78 @@ def _on_week(ask: Ask, asked: Request, weeks: dict[str, Workload], where: Where,
     if asked.command == "post":
         return _Reply("accepted", post(weeks[week], ledger().week(week), where))
     request = replace(asked, week=week)
+    if why := _beyond(weeks[week], request):
+        return _Reply("refused", why)
+    baseline = ""
+    if request.vs is not None:
+        other = ledger().find(f"c{request.vs}", week)
+        if other is None or not other.commit:
+            return _Reply("refused", f"Nothing ran: [results/]({_results(where)}) has no run c{request.vs} of {week} with a known commit.")
+        baseline = other.commit
     if asked.dry_run:
         return _Reply("accepted", dry_run(weeks[week], request, ledger().week(week)))
-    return _Reply("accepted", queued_card(ask.request_id, request, where), request)
+    card = queued_card(ask.request_id, request, where)
+    return _Reply("accepted", card, request, (_Start(request, ask.request_id, card, baseline),))
+
+
+def _beyond(workload: Workload, request: Request) -> str | None:
+    """Why a request is more than this week, or one job, can hold; None where it is not."""
+    if request.gpus > workload.most_gpus:
+        return f"Nothing ran: {workload.key} can use {workload.most_gpus} GPU{'s' if workload.most_gpus > 1 else ''} and no more."
+    if request.processes * workload.timeout_min > JOB_MIN:
+        return (f"Nothing ran: {request.processes} processes of up to {workload.timeout_min} minutes are more than the {JOB_MIN} minutes "
+                "that one job has. Ask for fewer with `--repeat`.")
+    return None
+
+
+def _every_week(ask: Ask, asked: Request, weeks: dict[str, Workload], where: Where, ledger: Callable[[], Ledger]) -> _Reply:
+    """`/bench all`: each week that can run becomes a run of its own, with a comment of its own. Run again, it leaves out the
+    weeks that ended well."""
+    if asked.vs is not None:
+        return _Reply("refused", "Nothing ran: `--vs` names a run of one week, so name that week in place of `all`.")
+    requests = [replace(asked, week=key) for key, workload in weeks.items() if not _beyond(workload, asked)]
+    if not requests:
+        return _Reply("refused", f"Nothing ran: no week runs on {asked.gpus} GPUs, or that often.")
+    held = ledger()
+    if asked.dry_run:
+        return _Reply("accepted", "\n".join(dry_run(weeks[r.week or ""], r, held.week(r.week or "")) for r in requests))
+    done = {r.week for r in requests if (run := held.find(ask.request_id, r.week or "")) and run.status == "ok"}
+    starts = tuple(_Start(r, f"{ask.request_id}/{r.week}", queued_card(ask.request_id, r, where)) for r in requests if r.week not in done)
+    legs = [(r.week or "", "", "measured" if r.week in done else "") for r in requests]
+    return _Reply("accepted", every_week_card(legs, where), asked, starts)
+
+
+def _accept(ask: Ask, asked: Request, weeks: dict[str, Workload], where: Where, ledger: Ledger) -> _Reply:
+    run = _found(ask, asked.runs[0], ledger)
+    if run is None or run.week not in weeks:
+        return _Reply("refused", f"Nothing was accepted: [results/]({_results(where)}), where finished runs are, has no c{asked.runs[0]}.")
+    if why := hold_back(run):
+        return _Reply("refused", f"Nothing was accepted: {run.run} is no baseline, for it is not judged ({why}).")
+    if run.run in ledger.accepted(run.week):
+        return _Reply("accepted", f"{run.run} is a baseline of {run.week} already.")
+    request = replace(asked, week=run.week)
+    card = accepting_card(request, run.week, where)
+    return _Reply("accepted", card, request, (_Start(request, ask.request_id, card),), accept=True)
+
+
+def _found(ask: Ask, number: int, ledger: Ledger) -> Result | None:
+    """A run by its number: of this issue's week first, for `/bench all` gives one number to a run of each week."""
+    return ledger.find(f"c{number}", week_of(ask.title) or "") or ledger.find(f"c{number}")
+
+
+def _results(where: Where) -> str:
+    return where.url("tree", where.branch, "results")
 
 
 def _run(asked: Request) -> str | None:
     return f"c{asked.runs[0]}" if asked.runs else None
 
 
-def _compare(asked: Request, weeks: dict[str, Workload], where: Where, ledger: Ledger) -> str:
-    first, second = (ledger.find(f"c{number}") for number in asked.runs)
+def _compare(ask: Ask, asked: Request, weeks: dict[str, Workload], where: Where, ledger: Ledger) -> str:
+    first, second = (_found(ask, number, ledger) for number in asked.runs)
     if first is None or second is None:
         which = "neither of the two runs is" if first is second else "the first run is not" if first is None else "the second run is not"
-        return f"Nothing to compare: {which} in [results/]({where.url('tree', where.branch, 'results')}), where every finished run is."
+        return f"Nothing to compare: {which} in [results/]({_results(where)}), where every finished run is."
     if first.week != second.week:
         return f"Nothing to compare: the first run is of {first.week}, the second of {second.week}. Two runs of one week are needed."
     if first.week not in weeks:

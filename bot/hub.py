@@ -40,8 +40,9 @@ MOST_PAGES = 50
 # GitHub's comparison of two commits lists no more files than this.
 MOST_CHANGED = 300
 ACTIONS_BOT = "github-actions[bot]"
-CARD = re.compile(r"<!-- sprintbench:card ([cr]\d+) run=(\d+)( answer)? -->", re.ASCII)
-BENCH_JOB = "Bench"
+CARD = re.compile(r"<!-- sprintbench:card (c\d+(?:/[a-z0-9]+)?) run=(\d+)( answer)? -->", re.ASCII)
+# What the job that measures is called in bench.yml, leg by leg.
+BENCH_JOB = re.compile(r"Bench (week\d\d)", re.ASCII)
 # A little above what bot.artifact takes, so that what is too large is still seen to be.
 MOST_ZIP_BYTES = 21 * 2**20
 CHUNK_BYTES = 2**20
@@ -69,17 +70,27 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The bot's own comment for one request. `workflow_run` is the Actions run that made it; `measures` tells a run's card
-    from the answer to a command that measures nothing."""
+    """The bot's own comment for one request. Its name is the request's id ("c7"), or, where one command leads to several
+    comments, that and what each is about ("c7/week03"). `workflow_run` is the Actions run that made it; `measures` tells a run's
+    card from the answer to a command that measures nothing."""
 
     id: int
     workflow_run: str
-    request_id: str
+    name: str
     issue: int
     measures: bool
     text: str
     created: datetime
     updated: datetime
+
+    @property
+    def request_id(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def week(self) -> str:
+        """The week of one of several comments; "" where the request has but one."""
+        return self.name.partition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +119,33 @@ class Runner:
 
 
 @dataclass(frozen=True, slots=True)
+class Checks:
+    """How the newest workflow run of ci.yml on a branch ended, and its page."""
+
+    passed: bool
+    commit: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class HubIssue:
+    """An issue; `author` is the number of its author, 0 where it was opened by the bot or the account is gone."""
+
     number: int
     title: str
     body: str
     state: str
     url: str
+    author: int = 0
 
 
-def signed(body: str, request_id: str, workflow_run: str) -> str:
-    """`body` under the hidden first line by which the bot finds its comment again, with the Actions run that wrote it. The
-    mark is honoured on the bot's own comments only. Each text on a run (bot.report's cards) has a mark already, and any other
-    is marked as an answer."""
-    text = body.removeprefix(f"<!-- sprintbench:card {request_id} -->")
+def signed(body: str, name: str, workflow_run: str) -> str:
+    """`body` under the hidden first line by which the bot finds its comment again, with the card's name and the Actions run
+    that wrote it. The mark is honoured on the bot's own comments only. Each text on a run (bot.report's cards) has a mark
+    already, and any other is marked as an answer."""
+    text = re.sub(rf"\A<!-- sprintbench:card {re.escape(name.partition('/')[0])}(-2)? -->", "", body)
     answer = " answer" if text == body else ""
-    return f"<!-- sprintbench:card {request_id} run={workflow_run}{answer} -->\n\n{text.lstrip(chr(10))}"
+    return f"<!-- sprintbench:card {name} run={workflow_run}{answer} -->\n\n{text.lstrip(chr(10))}"
 
 
 class Hub:
@@ -138,6 +161,7 @@ class Hub:
         self._pause_s = pause_s
         self._sleep = sleep
         self._uploaded: set[str] = set()
+        self._now: datetime | None = None
         self.calls = 0
 
     # ------------------------------------------------------------------------------------------------ people
@@ -171,9 +195,9 @@ class Hub:
         return self._ask("POST", f"/issues/comments/{comment_id}/reactions", {"content": content},
                          read=lambda r: (_whole(r, "id"), r.status)[1])
 
-    def find_card(self, issue: int, request_id: str) -> Card | None:
-        """The bot's comment for a request, if it has made one."""
-        return next((card for card in self.cards(issue) if card.request_id == request_id), None)
+    def find_card(self, issue: int, name: str) -> Card | None:
+        """The bot's comment of that name, if it has made one."""
+        return next((card for card in self.cards(issue) if card.name == name), None)
 
     def cards(self, issue: int) -> Iterator[Card]:
         """The bot's cards and answers on an issue, oldest first."""
@@ -186,7 +210,7 @@ class Hub:
         if not found or not mine:
             return None
         issue = int(comment["issue_url"].rpartition("/")[2])
-        return Card(comment["id"], found[2], found[1], issue, found[3] is None, comment["body"],
+        return Card(int(comment["id"]), found[2], found[1], issue, found[3] is None, comment["body"],
                     datetime.fromisoformat(comment["created_at"]), datetime.fromisoformat(comment["updated_at"]))
 
     def comments(self, since: datetime) -> list[dict[str, Any]]:
@@ -194,18 +218,18 @@ class Hub:
         query = {"since": _stamp(since), "sort": "updated", "direction": "desc"}
         return sorted(self._pages("/issues/comments", query), key=lambda comment: int(comment["id"]))
 
-    def post_card(self, issue: int, request_id: str, workflow_run: str, body: str) -> int:
+    def post_card(self, issue: int, name: str, workflow_run: str, body: str) -> int:
         """Comment on an issue, once however often it is tried; the comment's id."""
         def find() -> int | None:
-            card = self.find_card(issue, request_id)
+            card = self.find_card(issue, name)
             return card.id if card else None
 
-        return self._once(find, "POST", f"/issues/{issue}/comments", {"body": signed(body, request_id, workflow_run)},
+        return self._once(find, "POST", f"/issues/{issue}/comments", {"body": signed(body, name, workflow_run)},
                           read=lambda r: _whole(r, "id"))
 
-    def edit_card(self, card: int, request_id: str, workflow_run: str, body: str) -> None:
+    def edit_card(self, card: int, name: str, workflow_run: str, body: str) -> None:
         """Replace the text of the bot's comment. Raises HubRefused (404) where somebody deleted it."""
-        self._ask("PATCH", f"/issues/comments/{card}", {"body": signed(body, request_id, workflow_run)}, read=lambda r: _whole(r, "id"))
+        self._ask("PATCH", f"/issues/comments/{card}", {"body": signed(body, name, workflow_run)}, read=lambda r: _whole(r, "id"))
 
     # ------------------------------------------------------------------------------------------------ issues
 
@@ -316,8 +340,8 @@ class Hub:
     # ------------------------------------------------------------------------------------------------ Actions
 
     def now(self) -> datetime:
-        """The time by GitHub's clock, with which the times of comments can be compared."""
-        return self._ask("GET", "", read=lambda r: email.utils.parsedate_to_datetime(r.date))
+        """The time by GitHub's clock, with which the times of comments can be compared: that of its last answer."""
+        return self._now or self._ask("GET", "", read=lambda r: email.utils.parsedate_to_datetime(r.date))
 
     def workflow_run(self, number: str) -> WorkflowRun | None:
         """An Actions run; None where it was deleted."""
@@ -329,14 +353,31 @@ class Hub:
                 return None
             raise
 
-    def bench_job(self, workflow_run: str) -> Job | None:
-        """The job of an Actions run that measures, in its latest attempt; None where there is none yet."""
-        jobs = self._pages(f"/actions/runs/{workflow_run}/jobs", {}, within="jobs")
-        return next((Job(str(j["status"]), datetime.fromisoformat(j["started_at"])) for j in jobs if j["name"] == BENCH_JOB), None)
+    def checks(self, branch: str) -> Checks | None:
+        """How the tests of a branch ended when it was last pushed; None where none has ended or they cannot be seen."""
+        query = {"branch": branch, "event": "push", "status": "completed", "per_page": 1}
+        try:
+            runs = self._ask("GET", "/actions/workflows/ci.yml/runs", query=query, read=lambda r: _objects(r, "workflow_runs"))
+        except HubRefused as refusal:
+            if refusal.status in (403, 404):
+                return None
+            raise
+        return next((Checks(run["conclusion"] == "success", str(run["head_sha"]), str(run["html_url"])) for run in runs), None)
 
-    def cancel(self, workflow_run: str) -> None:
-        """Stop an Actions run. Raises HubRefused (409) where it has ended."""
-        self._ask("POST", f"/actions/runs/{workflow_run}/cancel", read=lambda _: None)
+    def bench_jobs(self, workflow_run: str) -> dict[str, Job]:
+        """The jobs of an Actions run that measure, by the key of their week, in its latest attempt; those that exist by now."""
+        jobs = self._pages(f"/actions/runs/{workflow_run}/jobs", {}, within="jobs")
+        found = ((BENCH_JOB.fullmatch(str(j["name"])), j) for j in jobs)
+        return {named[1]: Job(str(j["status"]), datetime.fromisoformat(j["started_at"])) for named, j in found if named}
+
+    def cancel(self, workflow_run: str) -> bool:
+        """Stop an Actions run; False where it has ended already."""
+        try:
+            return self._ask("POST", f"/actions/runs/{workflow_run}/cancel", read=lambda _: True)
+        except HubRefused as refusal:
+            if refusal.status == 409:
+                return False
+            raise
 
     def rerun(self, workflow_run: str) -> None:
         """Run every job of an Actions run again, with the same event at the same commit. Raises HubRefused where it has not
@@ -432,7 +473,9 @@ class Hub:
                 raise _Unanswered(f"{what}: rate limit", RATE_LIMIT_WAIT_S if after_s is None else after_s)
             raise HubRefused(f"{what}: HTTP {status} {message}", status)
         try:
-            return read(Reply(status, json.loads(text or "null"), headers.get("date", ""), headers.get("location", "")))
+            told = read(Reply(status, json.loads(text or "null"), headers.get("date", ""), headers.get("location", "")))
+            self._now = email.utils.parsedate_to_datetime(headers["date"]) if "date" in headers else self._now
+            return told
         except (ValueError, KeyError, TypeError) as error:
             raise _Unanswered(f"{what}: HTTP {status} with something else than the JSON that was asked for") from error
 
@@ -509,7 +552,9 @@ def _same(sha: str, expected: str) -> str:
 
 
 def _issue(data: dict[str, Any]) -> HubIssue:
-    return HubIssue(int(data["number"]), str(data["title"]), data["body"] or "", str(data["state"]), str(data["html_url"]))
+    author = data["user"] or {}
+    return HubIssue(int(data["number"]), str(data["title"]), data["body"] or "", str(data["state"]), str(data["html_url"]),
+                    int(author.get("id", 0)) if author.get("type") == "User" else 0)
 
 
 def _content(reply: Reply) -> bytes:

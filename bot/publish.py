@@ -13,16 +13,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from bot import store
+from bot.acceptance import judge
 from bot.artifact import Checked
-from bot.checklist import tick, ticks
+from bot.cards import accepted_card, every_week_card, waits_for
+from bot.checklist import checks_tick, tick, ticks
 from bot.errors import HubRefused
 from bot.hub import Hub, HubIssue
 from bot.kickoff import next_week, week_of
 from bot.opening import open_issue
-from bot.report import Where, report
+from bot.report import Where, gpu_text, report, state_text
 from bot.store import Ledger
 from workloads.plan import planned
-from workloads.spec import Result, Workload
+from workloads.spec import Request, Result, Workload
 
 # The comment or its issue was deleted: nobody waits there any more, and the ledger has the result.
 GONE = (404, 410)
@@ -30,17 +32,25 @@ GONE = (404, 410)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the answer to a command goes: its issue, the card on it, the command's comment, and the Actions run that answers."""
+    """Where the answer to a command goes: its issue, the card on it, the command's comment, and the Actions run that answers.
+    `week` is that of the card where the command was for all of them, `branch` the default branch."""
 
     issue: int
     card: int
     comment: int
     workflow_run: str
     where: Where
+    week: str = ""
+    branch: str = "main"
 
     @property
     def request_id(self) -> str:
         return f"c{self.comment}"
+
+    @property
+    def name(self) -> str:
+        """The card's name (bot.hub.Card)."""
+        return f"{self.request_id}/{self.week}" if self.week else self.request_id
 
 
 def publish(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapping[str, Workload], place: Place) -> Ledger:
@@ -48,7 +58,8 @@ def publish(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: 
     with it. Raises HubRefused, after every step was tried, where one may not be done."""
     ledger = store.put(hub, branch, ledger, checked, workloads)
     # What the ledger holds is shown: of a run that was run again, the result that ended well stays.
-    announce(hub, branch, ledger, ledger.find(checked.result.run) or checked.result, workloads, place)
+    held = ledger.find(checked.result.run, checked.result.week) or checked.result
+    announce(hub, branch, ledger, held, workloads, place)
     return ledger
 
 
@@ -59,12 +70,30 @@ def announce(hub: Hub, branch: str, ledger: Ledger, result: Result, workloads: M
     text = report(workload, result, where, ledger.before(result))
     _each(lambda: _tick(hub, place, workload, result),
           lambda: hub.react(place.comment, "rocket" if result.status == "ok" else "confused"),
-          lambda: _show(hub, place, text))
+          lambda: _show(hub, place, text),
+          lambda: _sum_up(hub, place, ledger, workloads))
 
 
-def give_up(hub: Hub, place: Place, card: str) -> None:
+def give_up(hub: Hub, place: Place, card: str, ledger: Ledger, workloads: Mapping[str, Workload]) -> None:
     """Turn the card into `card`, which says why there is no result. The ledger holds real results only, so it stays as it is."""
-    _each(lambda: hub.react(place.comment, "confused"), lambda: _show(hub, place, card))
+    _each(lambda: hub.react(place.comment, "confused"),
+          lambda: _show(hub, place, card),
+          lambda: _sum_up(hub, place, ledger, workloads))
+
+
+def accept(hub: Hub, branch: str, ledger: Ledger, request: Request, workloads: Mapping[str, Workload], place: Place) -> Ledger:
+    """Write down that a run is the new baseline of its week, and say so on the card; the ledger with it. Raises HubRefused as
+    publish does."""
+    week, run = request.week or "", f"c{request.runs[0]}"
+    baseline = ledger.find(run, week)
+    if baseline is None:  # the gate saw it, so somebody took it out of the ledger since
+        gone = f"Nothing was accepted: results/ has no {run} any more."
+        _each(lambda: hub.react(place.comment, "confused"), lambda: _show(hub, place, gone))
+        return ledger
+    ledger = store.accept(hub, branch, ledger, baseline, place.request_id, workloads)
+    text = accepted_card(week, run, gpu_text(baseline.machine), replace(place.where, branch=branch))
+    _each(lambda: hub.react(place.comment, "rocket"), lambda: _show(hub, place, text))
+    return ledger
 
 
 def _each(*steps: Callable[[], None]) -> None:
@@ -82,26 +111,49 @@ def _each(*steps: Callable[[], None]) -> None:
 
 def _show(hub: Hub, place: Place, text: str) -> None:
     try:
-        hub.edit_card(place.card, place.request_id, place.workflow_run, text)
+        hub.edit_card(place.card, place.name, place.workflow_run, text)
     except HubRefused as refusal:
         if refusal.status not in GONE:
             raise
-        card = hub.find_card(place.issue, place.request_id)  # posted anew by an attempt before this one
+        card = hub.find_card(place.issue, place.name)  # posted anew by an attempt before this one
         if card is None:
-            hub.post_card(place.issue, place.request_id, place.workflow_run, text)
+            hub.post_card(place.issue, place.name, place.workflow_run, text)
         else:
-            hub.edit_card(card.id, place.request_id, place.workflow_run, text)
+            hub.edit_card(card.id, place.name, place.workflow_run, text)
 
 
 def _tick(hub: Hub, place: Place, workload: Workload, result: Result) -> None:
-    """Tick what `result` proves, on the issue of its own week only: the command may have been given on another."""
+    """Tick what `result` proves, on the issue of its own week: the command may have been given on another."""
     told = ticks(workload, result, f"{place.where.url('issues', str(place.issue))}#issuecomment-{place.card}")
+    if not told:
+        return
+    if checks := hub.checks(place.branch):
+        told = (*told, checks_tick(checks.passed, checks.commit, checks.url, result.run))
+    seen: list[HubIssue] = []
 
     def change(issue: HubIssue) -> str:
+        seen.append(issue)
         return tick(issue.body, told) if week_of(issue.title, issue.body) == workload.key else issue.body
 
-    if told:
-        hub.edit_issue_body(place.issue, change)
+    hub.edit_issue_body(place.issue, change)
+    if week_of(seen[-1].title, seen[-1].body) != workload.key and (number := hub.week_issues().get(workload.key)):
+        hub.edit_issue_body(number, change)
+
+
+def _sum_up(hub: Hub, place: Place, ledger: Ledger, workloads: Mapping[str, Workload]) -> None:
+    """The summary of a command for all weeks, as they stand by now: from the cards which of them wait, from the ledger how the
+    others ended."""
+    if not place.week:
+        return
+    cards = {card.name: card for card in hub.cards(place.issue) if card.request_id == place.request_id}
+    legs = []
+    for week, workload in workloads.items():
+        card, held = cards.get(f"{place.request_id}/{week}"), ledger.find(place.request_id, week)
+        if card or held:
+            ended = state_text(held, judge(workload, held)) if held else "ended without a result"
+            legs.append((week, str(card.id) if card else "", "" if card and waits_for(card.text) else ended))
+    if place.request_id in cards:
+        hub.edit_card(cards[place.request_id].id, place.request_id, place.workflow_run, every_week_card(legs, place.where))
 
 
 def waited_s(asked: str, started: str) -> float | None:

@@ -25,14 +25,11 @@ from workloads.spec import (
     Observed,
     Request,
     Result,
-    SpecError,
     Status,
     Table,
     Target,
     Unit,
     Workload,
-    dumps,
-    loads,
 )
 
 LIMIT = 60_000  # characters; GitHub refuses a comment above 65,536
@@ -180,7 +177,8 @@ def options(request: Request) -> str:
              (f" --batch {request.batch}", request.batch is not None),
              (f" --gpus {request.gpus}", request.gpus > 1),
              (f" --repeat {request.repeat}", request.repeat > 1),
-             (" --profile", request.profile))
+             (" --profile", request.profile),
+             (f" --vs c{request.vs}", request.vs is not None))
     return "".join(text for text, wanted in given if wanted)
 
 
@@ -254,52 +252,7 @@ def block(workload: Workload, result: Result, folder: str) -> str:
                         _first_table(judge(workload, result), beside, observed), *images))
 
 
-def queued_card(run: str, request: Request, where: Where) -> str:
-    """The status card from the moment a command is accepted until its report takes its place. As long as it waits for one,
-    a hidden line says so, with the request: see `waits_for`."""
-    return _card(run, f"### {request.week} · queued · this comment becomes the report",
-                 f"Accepted: `{command(request)}`. It waits for a GPU runner; nothing more needs to be done.", where,
-                 waits=f"<!-- sprintbench:waits {dumps(request)} -->")
-
-
-def waits_for(card: str) -> Request | None:
-    """The request whose report the text of a card still waits for; None where it is the last word."""
-    found = re.fullmatch(r"<!-- sprintbench:waits (.*) -->", "".join(card.splitlines()[2:3]))  # there only: a log may hold anything
-    try:
-        return loads(Request, found[1]) if found else None
-    except SpecError:  # somebody edited it
-        return None
-
-
-def cancelled_card(run: str, request: Request, where: Where) -> str:
-    """Somebody stopped the run, and it left no result, or none yet."""
-    return _card(run, f"### {request.week} · cancelled · next: ask again when it is wanted",
-                 "It was stopped before it left a result: by a command, on the workflow run's page, or because its time was up."
-                 f"\n\n**Next**\n\n- `/retry {run}` runs it again at the same commit.\n- `{command(request)}` asks anew.", where)
-
-
-def lost_card(run: str, request: Request, job_result: str, where: Where) -> str:
-    """The GPU job ended and left no result: `job_result` is how Actions names its end (failure, cancelled, skipped)."""
-    if job_result == "cancelled":
-        return cancelled_card(run, request, where)
-    return _card(run, f"### {request.week} · failed: the GPU job left no result · next: look at its log, then ask again",
-                 f"The job ended as {code(job_result)}, before it could write one: the runner died or lost its connection, or the job ran "
-                 f"out of time.\n\n**Next**\n\n- `{command(request)}` asks again.", where)
-
-
-def refused_card(run: str, request: Request, reason: str, where: Where) -> str:
-    """The GPU job left something that is not taken for a result; nothing of it was stored or is repeated here but `reason`."""
-    return _card(run, f"### {request.week} · failed: the result was refused · next: look at the job's log, then ask again",
-                 f"What the GPU job left does not hold as a result: {code(reason)}. Nothing of it was kept."
-                 f"\n\n**Next**\n\n- `{command(request)}` asks again.", where)
-
-
-def _card(run: str, headline: str, text: str, where: Where, waits: str = "") -> str:
-    links = " · ".join(_link(name, url) for name, url in (("the command", where.comment_url), ("workflow run", where.run_url)) if url)
-    return "\n\n".join(part for part in (marker(run), waits, headline, text, links) if part) + "\n"
-
-
-def _link(text: str, url: str) -> str:
+def link(text: str, url: str) -> str:
     return f"[{text}]({url})" if url else text
 
 
@@ -338,8 +291,8 @@ def _facts(result: Result, where: Where) -> str:
     gpu = gpu_text(machine)
     processes = result.request.repeat
     return " · ".join(fact for fact in (
-        _link("asked in this comment", where.comment_url) if where.comment_url else "",
-        f"commit {_link(f'`{result.commit[:7]}`', where.url('commit', result.commit))}" if result.commit else "",
+        link("asked in this comment", where.comment_url) if where.comment_url else "",
+        f"commit {link(f'`{result.commit[:7]}`', where.url('commit', result.commit))}" if result.commit else "",
         f"{gpu}, smoke" if result.request.smoke else gpu,
         f"{processes} process{'es' if processes > 1 else ''}" + (f" of up to {samples} samples" if samples else ""),
         f"took {duration_text(result.duration_s)}",

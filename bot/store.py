@@ -17,17 +17,19 @@ from bot import documents, regions, scoreboard
 from bot.artifact import Checked
 from bot.errors import Moved, UserError
 from bot.hub import Hub
-from workloads.spec import Result, SpecError, Workload, dumps, loads
+from workloads.spec import Accepted, Result, SpecError, Workload, dumps, loads
 
-RESULT = re.compile(r"results/(week\d\d)/([cr]\d+)/result\.json", re.ASCII)
+RESULT = re.compile(r"results/(week\d\d)/([cr]\d+(?:-2)?)/result\.json", re.ASCII)
+ACCEPTED = re.compile(r"results/(week\d\d)/([cr]\d+(?:-2)?)/accepted\.json", re.ASCII)
+README = re.compile(r"workloads/week\d\d_[a-z0-9_]+/README\.md", re.ASCII)
 SCOREBOARD = "SCOREBOARD.md"
 TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Every result.json, SCOREBOARD.md and the README of each week, by path; `sha` and `tree` are the commit they are of, ""
-    where that does not matter."""
+    """Every result.json and accepted.json, SCOREBOARD.md and the README of each week, by path; `sha` and `tree` are the commit
+    they are of, "" where that does not matter."""
 
     files: Mapping[str, bytes]
     sha: str = ""
@@ -44,10 +46,22 @@ class Ledger:
                 found.setdefault(named[1], []).append(_result(path, content))
         return {week: tuple(sorted(of_week, key=_age)) for week, of_week in found.items()}
 
-    def find(self, run: str) -> Result | None:
-        """One run by its name. Raises UserError where its file is no result."""
-        path = next((path for path in self.files if (named := RESULT.fullmatch(path)) and named[2] == run), None)
+    def find(self, run: str, week: str = "") -> Result | None:
+        """One run by its name, which `/bench all` gives to a run of each week: of that week, or of the first that has it. Raises
+        UserError where its file is no result."""
+        found = (path for path in sorted(self.files) if (named := RESULT.fullmatch(path)) and named[2] == run and week in ("", named[1]))
+        path = next(found, None)
         return _result(path, self.files[path]) if path else None
+
+    def newest(self) -> Result | None:
+        """The run that was asked for last by a comment, of any week; no other is read."""
+        named = ((RESULT.fullmatch(path), path) for path in self.files)
+        asked = [(int(run[2][1:].removesuffix("-2")), path) for run, path in named if run and run[2].startswith("c")]
+        return _result(path := max(asked)[1], self.files[path]) if asked else None
+
+    def accepted(self, week: str) -> tuple[str, ...]:
+        """The names of the runs with which a baseline of the week begins."""
+        return tuple(named[2] for path in sorted(self.files) if (named := ACCEPTED.fullmatch(path)) and named[1] == week)
 
     def before(self, result: Result) -> tuple[Result, ...]:
         """The runs of the same week that are older than `result`."""
@@ -59,12 +73,13 @@ class Ledger:
         return tuple(sorted((_result(path, self.files[path]) for path, match in named if match and match[1] == key), key=_age))
 
 
-def _age(run: Result) -> tuple[str, int]:
-    return run.started, int(run.run[1:])
+def _age(run: Result) -> tuple[str, int, str]:
+    number, _, second = run.run[1:].partition("-")
+    return run.started, int(number), second
 
 
 def _kept(path: str) -> bool:
-    return path == SCOREBOARD or bool(RESULT.fullmatch(path) or re.fullmatch(r"workloads/week\d\d_[a-z0-9_]+/README\.md", path))
+    return path == SCOREBOARD or any(kind.fullmatch(path) for kind in (RESULT, ACCEPTED, README))
 
 
 @functools.cache  # reading is strict, so it is slow, and one publication asks for the same runs several times
@@ -77,7 +92,8 @@ def _result(path: str, content: bytes) -> Result:
 
 def open_ledger(root: Path) -> Ledger:
     """The ledger in the files under `root`."""
-    found = [root / SCOREBOARD, *root.glob("results/*/*/result.json"), *root.glob("workloads/*/README.md")]
+    patterns = ("results/*/*/result.json", "results/*/*/accepted.json", "workloads/*/README.md")
+    found = [root / SCOREBOARD, *(path for pattern in patterns for path in root.glob(pattern))]
     paths = {path.relative_to(root).as_posix(): path for path in found if path.is_file()}
     return Ledger({name: path.read_bytes() for name, path in paths.items() if _kept(name)})
 
@@ -138,7 +154,16 @@ def put(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapp
     for byte, makes no second commit. A run that was run again takes the place of its own failure, never of a result that
     ended well: what the ledger then holds stays. Raises Moved where others push faster than this."""
     result = checked.result
-    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}", result.run)
+    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}", result.week,
+                  result.run)
+
+
+def accept(hub: Hub, branch: str, ledger: Ledger, run: Result, by: str, workloads: Mapping[str, Workload]) -> Ledger:
+    """Make `run` the baseline from which its week's history begins, as the comment `by` ("c7") asked; the ledger with that. Who
+    asked first stays on record. Raises Moved as `put` does."""
+    path = f"{folder(run)}/accepted.json"
+    added = {} if path in ledger.files else {path: dumps(Accepted(run.run, by)).encode()}
+    return _write(hub, branch, ledger, added, workloads, f"Accept {run.week} run {run.run} as the baseline")
 
 
 def redraw(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Workload]) -> Ledger:
@@ -147,11 +172,11 @@ def redraw(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Worklo
 
 
 def _write(hub: Hub, branch: str, ledger: Ledger, added: dict[str, bytes], workloads: Mapping[str, Workload], message: str,
-           run: str = "") -> Ledger:
-    """`added` are the files of `run`, if they are of one."""
+           week: str = "", run: str = "") -> Ledger:
+    """`added` are the files of `run` of `week`, if they are of one."""
     attempt = 1
     while True:
-        kept = ledger.find(run) if run else None
+        kept = ledger.find(run, week) if run else None
         if kept and kept.status == "ok":
             added = {}
         grown = ledger.with_files(added)
@@ -161,7 +186,8 @@ def _write(hub: Hub, branch: str, ledger: Ledger, added: dict[str, bytes], workl
             return ledger
         wanted = added | {path: content for path, content in drawn.items() if ledger.files.get(path) != content}
         try:
-            return replace(done, sha=hub.commit(branch, ledger.sha, ledger.tree, wanted, message), tree="")
+            tree = ledger.tree or hub.tree(ledger.sha)
+            return replace(done, sha=hub.commit(branch, ledger.sha, tree, wanted, message), tree="")
         except Moved:
             if attempt == TRIES:
                 raise

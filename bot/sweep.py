@@ -18,22 +18,26 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bot import gate, publish
+from bot import control, gate, publish, watch
 from bot.artifact import Rejected, open_artifact
+from bot.cards import cancelled_card, lost_card, refused_card, waits_for
+from bot.checklist import is_log, log_tick, tick
 from bot.errors import UserError
-from bot.hub import Card, Hub
+from bot.hub import Card, Hub, HubIssue
+from bot.kickoff import week_of
 from bot.publish import Place
-from bot.report import Where, lost_card, refused_card, waits_for
+from bot.report import Where, duration_text
 from bot.store import Ledger
 from workloads.spec import Request, Workload
 
-ARTIFACT = "result"  # the name under which bench.yml uploads
+ARTIFACT = "result-{week}"  # the name under which bench.yml uploads
 REACH = timedelta(days=35)  # GitHub ends every workflow run by then
 # Events have come half an hour late, and a gate that works has five minutes.
 GRACE = timedelta(minutes=40)
 # Who wrote a command yesterday has asked again by now, or does not need it any more.
 HEARD = timedelta(hours=24)
 MOST = 20  # of each kind in one sweep; the oldest first, the others the next time
+NOT_TAKEN = f"No GPU runner took it within {duration_text(control.GIVEN_UP.total_seconds())}, so it was taken out of the queue."
 UNHEARD = ("Nothing ran: this command was not answered in time, because GitHub did not deliver it or the job that reads commands "
            "failed. Write it again in a new comment.")
 
@@ -49,10 +53,14 @@ class Waiting:
 
     def place(self, where: Where) -> Place:
         """Where its report goes. `where` says which repository; the links are the card's own."""
-        comment, run = int(self.card.request_id[1:]), self.card.workflow_run
-        page = where.url("issues", str(self.issue))
-        return Place(self.issue, self.card.id, comment, run,
-                     replace(where, comment_url=f"{page}#issuecomment-{comment}", run_url=where.url("actions", "runs", run)))
+        return _place(self.card, where)
+
+
+def _place(card: Card, where: Where) -> Place:
+    comment, run = int(card.request_id[1:]), card.workflow_run
+    page = where.url("issues", str(card.issue))
+    there = replace(where, comment_url=f"{page}#issuecomment-{comment}", run_url=where.url("actions", "runs", run))
+    return Place(card.issue, card.id, comment, run, there, card.week)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +71,29 @@ class Unheard:
     claimed: bool
 
 
-def look(hub: Hub, workloads: Mapping[str, Workload], bot_login: str) -> tuple[tuple[Waiting, ...], tuple[Unheard, ...]]:
-    """What is left behind, perhaps: the cards that wait, and the commands without one; at most MOST of each, oldest first."""
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A comment with the headings of a week's log; `user` is its author's number."""
+
+    comment: int
+    issue: int
+    login: str
+    user: int
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left behind, perhaps: the cards that wait, the commands without one, and the logs of late; at most MOST of each,
+    oldest first."""
+
+    waiting: tuple[Waiting, ...]
+    unheard: tuple[Unheard, ...]
+    logs: tuple[Log, ...]
+
+
+def look(hub: Hub, workloads: Mapping[str, Workload], bot_login: str) -> Left:
+    """Everything there is to do."""
     now = hub.now()
     comments = hub.comments(now - REACH)
     asked = {f"c{comment['id']}": str(comment["created_at"]) for comment in comments}
@@ -75,7 +104,10 @@ def look(hub: Hub, workloads: Mapping[str, Workload], bot_login: str) -> tuple[t
     unheard = [Unheard(ask, bool(_count(comment, "eyes"))) for comment in comments
                if GRACE <= now - datetime.fromisoformat(comment["created_at"]) <= HEARD
                and (ask := _command(comment, bot_login)) and ask.request_id not in answered]
-    return tuple(waiting[:MOST]), tuple(unheard[:MOST])
+    logs = [Log(int(comment["id"]), _issue(comment), comment["user"]["login"], int(comment["user"]["id"]), str(comment["html_url"]))
+            for comment in comments if (comment.get("user") or {}).get("type") == "User" and is_log(comment["body"] or "")
+            and now - datetime.fromisoformat(comment["updated_at"]) <= HEARD]
+    return Left(tuple(waiting[:MOST]), tuple(unheard[:MOST]), tuple(logs[:MOST]))
 
 
 def _issue(comment: dict[str, Any]) -> int:
@@ -100,6 +132,44 @@ def _command(comment: dict[str, Any], bot_login: str) -> gate.Ask | None:
     return found if isinstance(found, gate.Ask) else None
 
 
+def tick_log(hub: Hub, log: Log) -> bool:
+    """Tick "logged in the issue" of a Week issue for a log by the issue's author, or, where the bot opened it, by somebody who may
+    write to the repository; whether that changed the issue."""
+    told = log_tick(log.comment, log.url)
+
+    def change(issue: HubIssue) -> str:
+        theirs = issue.author == log.user or (not issue.author and hub.role(log.login, log.user) in gate.MAY_COMMAND)
+        return tick(issue.body, [told]) if theirs and week_of(issue.title, issue.body) else issue.body
+
+    return hub.edit_issue_body(log.issue, change)
+
+
+def tend(hub: Hub, ledger: Ledger, where: Where) -> int:
+    """What waits while nobody watches it: say on each card where its run stands, ring the one that waits long, and cancel what no
+    GPU machine took in time; how many were cancelled. `where` says which repository."""
+    comments = hub.comments(hub.now() - control.LONGEST_QUEUE)
+    now, cards = hub.now(), [card for comment in comments if (card := hub.card(comment))]
+    standings = control.line(hub, now, cards, ledger)
+    waits = [one for one in standings if one.state == "waits"]
+    late = [one for one in waits if now - one.since >= control.GIVEN_UP]
+    # A command for all weeks is one workflow run: while one of its weeks works, the others are in good hands.
+    busy = {one.run.card.workflow_run for one in standings if one not in late}
+    ended = {run for run in dict.fromkeys(one.run.card.workflow_run for one in late) if run not in busy and hub.cancel(run)}
+    late = [one for one in late if one.run.card.workflow_run in ended]
+    for one in standings:
+        there = _place(one.run.card, where).where
+        if one in late:
+            card = one.run.card
+            hub.edit_card(card.id, card.name, card.workflow_run, cancelled_card(card.request_id, one.run.request, there, NOT_TAKEN))
+        else:
+            watch.show(hub, now, ledger, [one], there)
+    in_line = [one for one in waits if one not in late]
+    if in_line and len(in_line) == len(standings) and control.past_s(now, in_line[0].since) >= control.LONG_WAIT_S:
+        logins = {f"c{comment['id']}": str((comment.get("user") or {}).get("login", "")) for comment in comments}
+        watch.remind(hub, now, ledger, in_line[0], logins.get(in_line[0].run.card.request_id, ""), cards)
+    return len(late)
+
+
 def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapping[str, Workload], where: Where) -> tuple[Ledger, bool]:
     """Bring a card to its end, if its workflow run has come to its own; the ledger after that, and whether it was so. `ledger`
     is that of now. Raises HubRefused as publish does."""
@@ -107,8 +177,10 @@ def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapp
     if run and not run.ended:
         return ledger, False
     place, request, request_id = left.place(where), left.request, left.card.request_id
+    if request.command == "accept":
+        return publish.accept(hub, branch, ledger, request, workloads, place), True
     workload = workloads[request.week or ""]
-    packed = hub.artifact(left.card.workflow_run, ARTIFACT) if run else None
+    packed = hub.artifact(left.card.workflow_run, ARTIFACT.format(week=request.week)) if run else None
     card = lost_card(request_id, request, run.conclusion if run else "unknown", place.where)
     if run and packed is not None:
         with tempfile.TemporaryDirectory(prefix="sprintbench-") as folder:
@@ -119,13 +191,12 @@ def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapp
             except Rejected as reason:
                 card = refused_card(request_id, request, str(reason), place.where)
             else:
-                base = ledger if ledger.tree else replace(ledger, tree=hub.tree(ledger.sha))
                 there = _since(place, left, checked.result.started)
-                return publish.publish(hub, branch, base, checked, workloads, there), True
-    if stored := ledger.find(request_id):
+                return publish.publish(hub, branch, ledger, checked, workloads, there), True
+    if stored := ledger.find(request_id, request.week or ""):
         publish.announce(hub, branch, ledger, stored, workloads, _since(place, left, stored.started))
     else:
-        publish.give_up(hub, place, card)
+        publish.give_up(hub, place, card, ledger, workloads)
     return ledger, True
 
 

@@ -8,8 +8,9 @@ import pytest
 from golden import WORKLOAD, stored
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_week import COMMIT
 
-from bot.checklist import Tick, mark, tick, ticks
+from bot.checklist import Tick, checks_tick, is_log, log_tick, mark, tick, ticks
 from bot.kickoff import kickoff
 
 URL = "https://github.com/sprinter/sprint/issues/1#issuecomment-12"
@@ -149,6 +150,7 @@ def test_a_good_run_ticks_what_it_proves_in_the_week_issue():
         "deliverable/1",
         "minimum/1",
         "criteria/0",
+        "criteria/1",
     ]
     assert f"— 1.84 x (1.81 to 1.87) ([c4210]({URL}))" in body
     assert f"— trace.json.gz ([c4210]({URL}))" in body
@@ -157,7 +159,7 @@ def test_a_good_run_ticks_what_it_proves_in_the_week_issue():
 
 def test_a_run_that_misses_ticks_the_rest_and_is_noted_where_it_was_met():
     missed = ticks(WORKLOAD, stored("missed"), URL)
-    assert ticked(tick(BODY, missed)) == ["target/best_speedup", "target/parity", "deliverable/1", "minimum/1"]
+    assert ticked(tick(BODY, missed)) == ["target/best_speedup", "target/parity", "deliverable/1", "minimum/1", "criteria/1"]
     after = tick(tick(BODY, ticks(WORKLOAD, stored("ok"), URL)), missed)
     assert f"; missed since: 1.19 x (1.18 to 1.22) ([c4211]({URL}))" in after
     assert f"; missed since: 2 of 3 targets met ([c4211]({URL}))" in after
@@ -167,9 +169,35 @@ def test_a_run_that_misses_ticks_the_rest_and_is_noted_where_it_was_met():
 def test_a_run_judged_in_part_leaves_the_criterion_open():
     seen = stored("ok").observed[0]
     part = replace(stored("ok"), observed=(replace(seen, metrics=tuple(m for m in seen.metrics if m.name != "worst_speedup")),))
-    assert [t.item for t in ticks(WORKLOAD, part, URL)] == ["target/best_speedup", "target/parity", "deliverable/1", "minimum/1"]
+    proven = ["target/best_speedup", "target/parity", "deliverable/1", "criteria/1", "minimum/1"]
+    assert [t.item for t in ticks(WORKLOAD, part, URL)] == proven
 
 
 @pytest.mark.parametrize("kind", ["smoke", "crashed", "timeout", "oom", "invalid"])
 def test_a_run_that_is_not_judged_ticks_nothing(kind: str):
     assert ticks(WORKLOAD, stored(kind), URL) == ()
+
+
+LOG = "## What sped up\n\nCompile.\n\n**What broke**\n- nothing\n\nWhat\u2019s next: week 2\n"
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    (LOG, True), (LOG.upper(), True), (LOG.replace("\n", "\r\n"), True), ("Hello\n\n" + LOG, True),
+    (LOG.replace("- nothing\n", ""), False),  # a heading with nothing under it
+    (LOG.replace("What broke", "What brokered"), False),
+    (f"```text\n{LOG}```\n", False),  # as the bot's draft of the post shows it
+    (f"````\n```\n{LOG}````\n{LOG}", True),
+    ("What sped up, what broke, what's next?", False), ("", False)])
+def test_what_a_log_is(text: str, told: bool) -> None:
+    assert is_log(text) is told
+
+
+def test_what_people_and_tests_say_is_ticked_as_well() -> None:
+    body = "- [ ] Tests pass <!-- sb:criteria/2 -->\n- [ ] Logged <!-- sb:criteria/3 -->\n"
+    page = "https://github.com/a/b/actions/runs/1"
+    failed, passed = (checks_tick(good, COMMIT, page, f"c{number}") for number, good in ((7, False), (8, True)))
+    assert tick(body, [failed]) == body
+    told = tick(tick(body, [passed]), [log_tick(9, "https://github.com/a/b/issues/1#issuecomment-9")])
+    assert "- [x] Tests pass <!-- sb:evidence -->— passed at 0123456 ([c8](https://github.com/a/b/actions/runs/1))" in told
+    assert "- [x] Logged <!-- sb:evidence -->— logged ([c9](https://github.com/a/b/issues/1#issuecomment-9))" in told
+    assert "missed since: failed at 0123456 ([c10]" in tick(told, [replace(failed, run="c10")])

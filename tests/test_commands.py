@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot import commands
-from bot.commands import FORMS, Refusal, help_text, parse, unavailable
+from bot.commands import FORMS, Refusal, help_text, parse
 from workloads.spec import Request
 
 CASES = json.loads((Path(__file__).parent / "cases" / "commands.json").read_text())
@@ -96,9 +96,7 @@ def test_help_names_every_command_and_option() -> None:
 
 def replies() -> list[str]:
     asked = [parse(case["comment"]) for case in CASES]
-    asked += [Request(form.name) for form in FORMS]
-    return [help_text(), *(a.reply for a in asked if isinstance(a, Refusal)),
-            *(text for a in asked if isinstance(a, Request) if (text := unavailable(a)))]
+    return [help_text(), *(a.reply for a in asked if isinstance(a, Refusal))]
 
 
 def test_no_answer_is_itself_a_command() -> None:
@@ -127,18 +125,3 @@ def test_anything_gets_a_verdict(comment: str) -> None:
 
 def test_nothing_is_no_command() -> None:
     assert parse(None) is None
-
-
-@pytest.mark.parametrize(("asked", "said"), [
-    (Request("bench", "week01"), None),
-    (Request("help"), None),
-    (Request("bench", "all"), "Not available yet: `all`. Nothing ran."),
-    (Request("bench", "week01", vs=1, dry_run=True, gpus=2), "Not available yet: `--vs`, `--gpus` above 1. Nothing ran."),
-    (Request("bench", "week01", dry_run=True), None),
-    (Request("compare", runs=(1, 2)), None),
-    (Request("post"), None),
-    (Request("kickoff", "week02"), None),
-    (Request("accept", runs=(1,)), "Not available yet: `/accept`. Nothing ran."),
-])
-def test_what_is_not_available_yet_says_so(asked: Request, said: str | None) -> None:
-    assert said == unavailable(asked)

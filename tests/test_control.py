@@ -13,10 +13,11 @@ from sample_week import WEEK01, files, result
 
 from bot import commands, control, gate
 from bot.artifact import Checked
+from bot.cards import lost_card, queued_card
 from bot.errors import HubRefused
 from bot.hub import BENCH_JOB, Hub
 from bot.publish import Place, publish
-from bot.report import Where, lost_card
+from bot.report import Where
 from bot.store import Ledger
 from localhub.state import Job, Machine, Run
 from workloads.spec import Failure, Request, Result, dumps
@@ -57,12 +58,16 @@ class Scene:
             run.status, run.conclusion = "completed", "success"
         return decision
 
+    def another(self) -> int:
+        """A further issue of week 1: what is asked for there is no repetition."""
+        return int(self.local.open_issue("Week 01 - a title").number)
+
     def move(self, decision: gate.Decision, state: Any, *, started: int = 0) -> Run:
         """The run behind a decision: its bench job waits, works since `started` seconds ago, or has ended."""
         run = self.behind(decision)
         begun = self.local.hub.created - timedelta(seconds=started)
         run.status = "queued" if state == "queued" else "in_progress"
-        run.jobs = (Job("Gate", "success"), Job("Bench", state, started=begun))
+        run.jobs = (Job("Gate", "success"), Job("Bench week01", state, started=begun))
         return run
 
     def end(self, decision: gate.Decision, conclusion: Any = "failure") -> Run:
@@ -109,7 +114,8 @@ def rows(answer: str) -> list[list[str]]:
 
 def test_the_job_that_measures_has_its_name() -> None:
     workflow = yaml.safe_load((Path(__file__).parent.parent / ".github/workflows/bench.yml").read_text())
-    assert workflow["jobs"]["bench"]["name"] == BENCH_JOB
+    name = workflow["jobs"]["bench"]["name"].replace("${{ matrix.leg.week }}", "week01")
+    assert (named := BENCH_JOB.fullmatch(name)) and named[1] == "week01"
 
 
 # ---------------------------------------------------------------------------------------------------- /status
@@ -118,13 +124,15 @@ def test_the_job_that_measures_has_its_name() -> None:
 def test_nothing_to_see(scene: Scene) -> None:
     assert scene.answer("/status") == (
         "### Nothing works and nothing waits\n\n"
-        "**GPU runners:** they cannot be seen with this job's token, which may not administer the repository.")
+        "**GPU runners:** they cannot be seen with this job's token, which may not administer the repository.\n\n"
+        "No GPU runner has handed over a result yet.")
 
 
 def test_what_works_and_what_waits(scene: Scene) -> None:
     """The runs take 600 s each: one works since 90 s, so the next starts in 510 s and the one after that in 1,110 s."""
     scene.held = past(*(result(run=f"c{n}", duration_s=s) for n, s in ((1, 500.0), (2, 600.0), (3, 10_000.0))))
-    posted, works, waits, last = (scene.say("/bench week01", login) for login in ("member", "member", "sprinter", "member"))
+    people = ("member", "member", "sprinter", "member")
+    posted, works, waits, last = (scene.say("/bench week01", login, scene.another()) for login in people)
     scene.move(posted, "success")
     scene.move(works, "in_progress", started=90)
     scene.move(waits, "queued")
@@ -139,12 +147,13 @@ def test_what_works_and_what_waits(scene: Scene) -> None:
     assert [row[4].split(" min ")[0] for row in told] == [
         "its report in a minute", "ends in about 8", "starts in about 8", "starts in about 18"]
     assert re.fullmatch(r"\d\d:\d\d UTC, 1 min \d\d s", told[1][3])
-    assert f"[{works.request_id}](https://github.com/sprinter/sprint/issues/1#issuecomment-{works.card})" in answer
+    assert f"[{works.request_id}](https://github.com/sprinter/sprint/issues/3#issuecomment-{works.card})" in answer
+    assert "A GPU runner last handed over a result at 2026-11-23 14:46 UTC (c3)." in answer
 
 
 def test_a_late_run_ends_now_and_without_a_past_nothing_is_promised(scene: Scene) -> None:
     scene.held = past(result(run="c1", duration_s=60.0))
-    works, smoke, last = scene.say("/bench"), scene.say("/bench --smoke"), scene.say("/bench")
+    works, smoke, last = scene.say("/bench"), scene.say("/bench --smoke"), scene.say("/bench", issue=scene.another())
     scene.move(works, "in_progress", started=100)
     told = [(row[1], row[4]) for row in rows(scene.answer("/status"))]
     unknown = "not known: a run ahead has no like in the past"
@@ -158,7 +167,7 @@ def test_a_late_run_ends_now_and_without_a_past_nothing_is_promised(scene: Scene
 @pytest.mark.parametrize(("minutes", "late"), [(1, False), (12, True)])
 def test_a_run_that_no_machine_takes(scene: Scene, minutes: int, late: bool) -> None:
     waits = scene.say("/bench")
-    scene.local.hub.comment(waits.card).updated -= timedelta(minutes=minutes, seconds=20)
+    scene.local.hub.comment(waits.card).created -= timedelta(minutes=minutes, seconds=20)
     answer = scene.answer("/status")
     assert re.search(rf"Nothing works, and a run has waited {minutes} min \d\d s\.", answer)
     assert ("see that one is online" in answer) == late
@@ -211,7 +220,7 @@ def test_cancel_what_works(scene: Scene) -> None:
 
 
 def test_what_cannot_be_cancelled(scene: Scene) -> None:
-    measured, dead, elsewhere = scene.say("/bench"), scene.say("/bench"), scene.local.open_issue("Week 02 - another").number
+    measured, dead, elsewhere = scene.say("/bench"), scene.say("/bench --batch 2"), scene.local.open_issue("Week 02 - another").number
     scene.move(measured, "success")
     scene.end(dead)
     help_ = scene.say("/help")
@@ -234,6 +243,36 @@ def test_a_cancel_that_github_forbids_says_nothing_happened(scene: Scene) -> Non
     scene.say("/bench")
     scene.local.fault("POST", "/cancel$", status=403, message="Resource not accessible by integration")
     assert scene.say("/cancel") == gate.Decision("refused", gate.UNANSWERED)
+
+
+def all_weeks(scene: Scene) -> tuple[gate.Decision, list[int]]:
+    """A command for two weeks, as two legs of one workflow run."""
+    comment = scene.local.comment_as("member", scene.issue, "/bench all")
+    run = scene.local.hub.add_run(scene.local.hub.workflow("bench.yml"), "issue_comment", {"comment": comment.id}, comment.user, "a title")
+    name = f"c{comment.id}"
+    cards = [scene.hub.post_card(scene.issue, f"{name}/{week}", str(run.id), queued_card(name, Request("bench", week), WHERE))
+             for week in ("week01", "week02")]
+    return gate.Decision("accepted", "", True, Request("bench", "all"), name, scene.issue, 0), cards
+
+
+def test_cancel_leaves_the_weeks_that_are_measured(scene: Scene) -> None:
+    asked, (first, second) = all_weeks(scene)
+    run = scene.behind(asked)
+    run.status, run.jobs = "in_progress", (Job("Bench week01", "success"), Job("Bench week02", "in_progress"))
+    assert scene.answer(f"/cancel {asked.request_id}") == f"Cancelled {asked.request_id}. It was at work; its GPU is free in a moment."
+    assert "queued" in scene.local.hub.comment(first).body, "its report is on its way"
+    assert "### week02 · cancelled" in scene.local.hub.comment(second).body
+
+
+def test_all_weeks_are_run_again_until_each_has_ended_well(scene: Scene) -> None:
+    asked, _ = all_weeks(scene)
+    scene.end(asked)
+    one = result(run=asked.request_id)
+    scene.held = past(one)
+    assert "runs again" in scene.answer(f"/retry {asked.request_id}")
+    scene.end(asked)
+    scene.held = past(one, result(run=asked.request_id, request=Request("bench", "week02")))
+    assert "ended well, and its result stays" in scene.answer(f"/retry {asked.request_id}")
 
 
 # ---------------------------------------------------------------------------------------------------- /retry
@@ -290,7 +329,7 @@ def test_a_result_that_ended_well_stays(scene: Scene) -> None:
 
 
 def test_a_lost_and_a_cancelled_run_run_again(scene: Scene) -> None:
-    lost, cancelled = scene.say("/bench"), scene.say("/bench")
+    lost, cancelled = scene.say("/bench"), scene.say("/bench --smoke")
     scene.lose(lost)
     scene.answer("/cancel")
     for asked in (cancelled, lost):
@@ -347,7 +386,7 @@ def waiting(scene: Scene) -> int:
 
 
 def test_a_persons_share_of_an_hour(scene: Scene) -> None:
-    asked = [scene.say("/bench") for _ in range(6)]
+    asked = [scene.say(f"/bench --batch {n}") for n in range(1, 7)]
     scene.lose(asked[0])
     over = scene.say("/bench")
     assert (over.verdict, over.run, over.request) == ("refused", False, None)
@@ -357,12 +396,12 @@ def test_a_persons_share_of_an_hour(scene: Scene) -> None:
     assert scene.say("/bench --dry-run").verdict == "accepted"
     scene.local.hub.comment(asked[1].card).created -= timedelta(minutes=61)
     assert "runs again" in scene.answer(f"/retry {asked[0].request_id}")
-    assert control.TOO_MANY in scene.card(scene.say("/bench"))
+    assert control.TOO_MANY in scene.card(scene.say("/bench --batch 9"))
 
 
 def test_deleting_commands_is_no_way_to_more(scene: Scene) -> None:
-    for _ in range(6):
-        scene.say("/bench")
+    for n in range(1, 7):
+        scene.say(f"/bench --batch {n}")
     comments = scene.local.hub.issues[0].comments
     comments[:] = [comment for comment in comments if comment.user.login == BOT]
     assert control.TOO_MANY in scene.card(scene.say("/bench"))
@@ -373,7 +412,7 @@ def test_a_hundred_commands_in_a_minute(scene: Scene) -> None:
     for number in range(18):
         people.append(scene.local.add_user(f"writer{number}", 2000 + number, "write").login)
     for place in range(100):
-        scene.say("/bench week01", people[place % len(people)])
+        scene.say(f"/bench week01 --batch {place + 1}", people[place % len(people)])
     comments = scene.local.hub.issues[0].comments
     assert waiting(scene) == control.MOST_QUEUED
     assert sum(control.FULL in comment.body for comment in comments) == 90
@@ -385,7 +424,7 @@ def test_a_hundred_commands_in_a_minute(scene: Scene) -> None:
 
 
 def test_room_again_once_one_has_ended(scene: Scene) -> None:
-    asked = [scene.say("/bench", login) for login in ("member", "sprinter") for _ in range(5)]
+    asked = [scene.say(f"/bench --batch {n}", ("member", "sprinter")[n % 2]) for n in range(1, 11)]
     assert control.FULL in scene.card(scene.say("/bench"))
     scene.lose(asked[3])
     assert scene.say("/bench").run
@@ -393,6 +432,6 @@ def test_room_again_once_one_has_ended(scene: Scene) -> None:
 
 
 def test_a_gate_that_runs_again_needs_no_room(scene: Scene) -> None:
-    asked = [scene.say("/bench", login) for login in ("member", "sprinter") for _ in range(5)]
+    asked = [scene.say(f"/bench --batch {n}", ("member", "sprinter")[n % 2]) for n in range(1, 11)]
     assert scene.judge(scene.behind(asked[0])) == asked[0]
-    assert asked[0].request == Request("bench", "week01")
+    assert asked[0].request == Request("bench", "week01", batch=1)

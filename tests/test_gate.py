@@ -1,6 +1,7 @@
 """Who may, once, and what they are told: events through the gate, against a hub that judges every exchange."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_week import WEEK01, result
+from sample_week import COMMIT, WEEK01, result
 
 from bot import commands, gate
+from bot.cards import waits_for
 from bot.compare import compare
 from bot.errors import UserError
 from bot.forecast import dry_run
 from bot.hub import Hub
 from bot.post import post
-from bot.report import Where, waits_for
+from bot.report import Where
 from bot.store import Ledger
-from workloads.spec import Request, Result, discover, dumps
+from workloads.plan import planned
+from workloads.spec import Accepted, Deliverable, Request, Result, Workload, discover, dumps
 
 EVENTS = json.loads((Path(__file__).parent / "cases" / "events.json").read_text())
 BOT = "github-actions[bot]"
@@ -53,12 +56,13 @@ def unread() -> Ledger:
     raise AssertionError("this command needs no ledger")
 
 
-def decide(localhub: Any, event: dict[str, Any], workflow_run: str = "4242", held: Callable[[], Ledger] = unread) -> gate.Decision:
+def decide(localhub: Any, event: dict[str, Any], workflow_run: str = "4242", held: Callable[[], Ledger] = unread,
+           weeks: dict[str, Workload] = WEEKS) -> gate.Decision:
     found = gate.read(event, BOT)
     if isinstance(found, gate.Ask):
         hub = Hub(*localhub.hub_args, pause_s=0, sleep=lambda _: None)
         where = Where("https://github.com", localhub.repo, "main")
-        return gate.answer(found, hub, WEEKS, where, workflow_run, held)
+        return gate.answer(found, hub, weeks, where, workflow_run, held)
     return found
 
 
@@ -92,15 +96,16 @@ def test_an_accepted_bench(localhub: Any) -> None:
     number = event["comment"]["id"]
     card = localhub.hub.issues[0].comments[-1]
     assert decision.outputs() == (
-        "verdict=accepted\naccepted=true\nrun=true\n"
+        "verdict=accepted\naccepted=true\nrun=true\naccept=false\n"
         'request={"command":"bench","week":"week01","smoke":true,"batch":64,"gpus":1,"repeat":1,"profile":false,"vs":null,'
         '"dry_run":false,"runs":[]}\n'
-        f"request_id=c{number}\nissue=1\ncard={card.id}\n")
+        f"request_id=c{number}\nissue=1\ncard={card.id}\n"
+        f'legs=[{{"week":"week01","request":{json.dumps(dumps(decision.request))},"name":"c{number}","card":"{card.id}","baseline":""}}]\n')
     assert card.body.startswith(f"<!-- sprintbench:card c{number} run=4242 -->\n\n")
     assert "\n### week01 · queued" in card.body
     assert waits_for(card.body) == decision.request
     assert reactions(localhub) == ["eyes"]
-    assert len(localhub.requests) == 5
+    assert len(localhub.requests) == 4
 
 
 def test_a_stranger_gets_a_sign_and_no_words(localhub: Any) -> None:
@@ -113,8 +118,7 @@ def test_a_stranger_gets_a_sign_and_no_words(localhub: Any) -> None:
     ("/bench week1", "Week 01 - a", "refused", "Did you mean `week01`?"),
     ("/bench", "Anything", "refused", gate.WHICH_WEEK),
     ("/bench week16", "Week 01 - a", "accepted", "week16 has no workload yet. Weeks that run: `week01`"),
-    ("/bench --gpus 2", "Week 01 - a", "accepted", "Not available yet: `--gpus` above 1"),
-    ("/accept c1", "Week 01 - a", "accepted", "Not available yet: `/accept`"),
+    ("/bench --gpus 2", "Week 01 - a", "refused", "Nothing ran: week01 can use 1 GPU and no more."),
     ("/post", "Anything", "refused", gate.WHICH_WEEK),
     ("/post week16", "Week 01 - a", "accepted", "week16 has no workload yet"),
     ("/help", "Week 01 - a", "accepted", commands.help_text()),
@@ -274,7 +278,111 @@ def test_when_a_comment_was_written() -> None:
 
 
 def test_outputs_hold_nothing_but_words_and_numbers() -> None:
-    decision = gate.Decision("accepted", "x", True, Request("bench", "week01"), "c7", 5, 6)
+    request = Request("bench", "week01")
+    decision = gate.Decision("accepted", "x", True, request, "c7", 5, 6, legs=(gate.Leg(request, "c7", 6, COMMIT),))
     lines = dict(line.split("=", 1) for line in decision.outputs().splitlines())
-    assert {**lines, "request": json.loads(lines["request"])["week"]} == {
-        "verdict": "accepted", "accepted": "true", "run": "true", "request": "week01", "request_id": "c7", "issue": "5", "card": "6"}
+    assert {**lines, "request": json.loads(lines["request"])["week"], "legs": json.loads(lines["legs"])} == {
+        "verdict": "accepted", "accepted": "true", "run": "true", "accept": "false", "request": "week01", "request_id": "c7",
+        "issue": "5", "card": "6",
+        "legs": [{"week": "week01", "request": dumps(request), "name": "c7", "card": "6", "baseline": COMMIT}]}
+
+
+# ---------------------------------------------------------------------------------------------------- several weeks, another commit
+
+
+WEEK02_LIKE = dataclasses.replace(WEEK01, plan=planned(2), name="other", most_gpus=4, deliverables=tuple(
+    Deliverable(text, by=(WEEK01.headline,)) for text in planned(2).deliverables))
+TWO = {"week01": WEEK01, "week02": WEEK02_LIKE}
+
+
+def legs(decision: gate.Decision) -> list[tuple[str, str]]:
+    return [(leg.request.week or "", leg.name) for leg in decision.legs]
+
+
+def test_all_weeks_have_a_comment_each_and_one_that_sums_up(localhub: Any) -> None:
+    event = make(localhub, "/bench all --smoke", title="Anything")
+    decision = decide(localhub, event, held=ledger(), weeks=TWO)
+    name = f"c{event['comment']['id']}"
+    assert (decision.verdict, decision.run, decision.request) == ("accepted", True, Request("bench", "all", smoke=True))
+    assert legs(decision) == [("week01", f"{name}/week01"), ("week02", f"{name}/week02")]
+    summary, one, two = (c.body for c in localhub.hub.issues[0].comments if c.user.login == BOT)
+    assert summary.startswith(f"<!-- sprintbench:card {name} run=4242 answer -->\n\n### All weeks · 0 of 2 ended")
+    assert one.startswith(f"<!-- sprintbench:card {name}/week01 run=4242 -->\n\n")
+    assert (waits_for(one), waits_for(two)) == tuple(Request("bench", week, smoke=True) for week in TWO)
+    again = decide(localhub, event, held=ledger(result(run=name)), weeks=TWO)
+    assert legs(again) == [("week02", f"{name}/week02")], "what ended well is not measured again"
+    assert len([c for c in localhub.hub.issues[0].comments if c.user.login == BOT]) == 3
+
+
+def test_a_gate_that_died_between_two_cards_goes_on(localhub: Any) -> None:
+    event = make(localhub, "/bench all", title="Anything")
+    localhub.fault("POST", "/comments$", status=201, apply=True)  # the summary
+    localhub.fault("POST", "/comments$", times=9, status=502)
+    assert decide(localhub, event, held=ledger(), weeks=TWO) == gate.Decision("refused", gate.UNANSWERED)
+    localhub.service.faults.clear()
+    assert len(decide(localhub, event, held=ledger(), weeks=TWO).legs) == 2
+    assert len([c for c in localhub.hub.issues[0].comments if c.user.login == BOT]) == 3
+
+
+@pytest.mark.parametrize(("body", "verdict", "words"), [
+    ("/bench all --vs c1", "refused", "`--vs` names a run of one week"),
+    ("/bench all --gpus 8", "refused", "no week runs on 8 GPUs"),
+    ("/bench week02 --gpus 8", "refused", "week02 can use 4 GPUs and no more"),
+    ("/bench week01 --repeat 20 --vs c1", "refused", "40 processes of up to 15 minutes"),
+    ("/bench week01 --vs c9", "refused", "has no run c9 of week01"),
+    ("/bench week02 --vs c1", "refused", "has no run c1 of week02"),
+    ("/bench all --dry-run", "accepted", "### week02 · dry run"),
+    ("/bench week01 --vs c1 --dry-run", "accepted", "12 processes, one after another"),
+])
+def test_what_of_it_starts_nothing(localhub: Any, body: str, verdict: str, words: str) -> None:
+    decision = decide(localhub, make(localhub, body), held=ledger(C1), weeks=TWO)
+    assert (decision.verdict, decision.run, decision.legs) == (verdict, False, ())
+    assert words in said(localhub)[0]
+
+
+def test_all_leaves_out_a_week_that_cannot_have_so_many_gpus(localhub: Any) -> None:
+    assert [week for week, _ in legs(decide(localhub, make(localhub, "/bench all --gpus 4"), held=ledger(), weeks=TWO))] == ["week02"]
+
+
+def test_the_commit_of_another_run_is_measured_too(localhub: Any) -> None:
+    decision = decide(localhub, make(localhub, "/bench --vs c1"), held=ledger(C1))
+    assert [(leg.request, leg.baseline) for leg in decision.legs] == [(Request("bench", "week01", vs=1), C1.commit)]
+
+
+def test_a_run_without_a_commit_cannot_be_measured_again(localhub: Any) -> None:
+    assert decide(localhub, make(localhub, "/bench --vs c1"), held=ledger(replace(C1, commit=""))).verdict == "refused"
+
+
+# ---------------------------------------------------------------------------------------------------- accept
+
+
+def test_accept_waits_for_the_job_that_may_write(localhub: Any) -> None:
+    event = make(localhub, "/accept c1", title="Anything")
+    decision = decide(localhub, event, held=ledger(C1))
+    assert (decision.verdict, decision.run, decision.accept) == ("accepted", False, True)
+    assert legs(decision) == [("week01", f"c{event['comment']['id']}")]
+    body = localhub.hub.issues[0].comments[-1].body
+    assert "### week01 · accepting c1 · " in body
+    assert waits_for(body) == Request("accept", "week01", runs=(1,))
+
+
+@pytest.mark.parametrize(("run", "words"), [
+    (None, "has no c1"), (replace(C1, request=Request("bench", "week01", smoke=True)), "is not judged (smoke run)"),
+    (replace(C1, request=Request("bench", "week16")), "has no c1")])
+def test_what_cannot_be_accepted(localhub: Any, run: Result | None, words: str) -> None:
+    decision = decide(localhub, make(localhub, "/accept c1"), held=ledger(*([run] if run else [])))
+    assert (decision.verdict, decision.accept, decision.legs) == ("refused", False, ())
+    assert words in said(localhub)[0]
+
+
+def test_accepted_already(localhub: Any) -> None:
+    held = Ledger({**ledger(C1)().files, "results/week01/c1/accepted.json": dumps(Accepted("c1", "c5")).encode()})
+    decision = decide(localhub, make(localhub, "/accept c1"), held=lambda: held)
+    assert (decision.verdict, decision.accept, said(localhub)) == ("accepted", False, ["c1 is a baseline of week01 already."])
+
+
+def test_a_number_that_two_weeks_have_means_this_issues_week(localhub: Any) -> None:
+    both = ledger(C1, replace(C1, request=Request("bench", "week02")))
+    decide(localhub, make(localhub, "/accept c1", title="Week 02 - a"), held=both, weeks=TWO)
+    decide(localhub, make(localhub, "/accept c1", title="Week 01 - a"), held=both, weeks=TWO)
+    assert ["week02" in text for text in said(localhub)] == [True, False]

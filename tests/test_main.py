@@ -58,7 +58,7 @@ def house(here: Path) -> Path:
     (b"/bench week01", "accepted", Request("bench", "week01"), None),
     (b"/help\r\n", "accepted", Request("help"), commands.help_text()),
     (b"/status", "accepted", Request("status"), None),
-    (b"/accept c1", "accepted", Request("accept", runs=(1,)), "Not available yet: `/accept`. Nothing ran."),
+    (b"/accept c1", "accepted", Request("accept", runs=(1,)), None),
     (b"/bench \xff\xfe", "refused", None, commands.parse("/bench $").reply),  # type: ignore[union-attr]
 ])
 def test_parse(comment: bytes, verdict: str, request_: Request | None, reply: str | None) -> None:
@@ -102,8 +102,9 @@ def accepted(localhub: Any, job: dict[str, str], body: str = "/bench week01") ->
     assert bench("gate", env=job).exit_code == 0
     told = outputs(job)
     folder = Path(job["GITHUB_OUTPUT"]).parent / "artifact"
-    return {**job, "REQUEST": told["request"], "REQUEST_ID": told["request_id"], "ISSUE": told["issue"], "CARD": told["card"],
-            "JOB_RESULT": "success", "ARTIFACT": str(folder)}
+    [leg] = json.loads(told["legs"])
+    return {**job, "REQUEST": leg["request"], "REQUEST_ID": told["request_id"], "ISSUE": told["issue"], "NAME": leg["name"],
+            "CARD": leg["card"], "JOB_RESULT": "success", "ARTIFACT": str(folder)}
 
 
 def leave(env: dict[str, str], made: Run) -> None:

@@ -10,15 +10,16 @@ from sample_week import COMMIT, WEEK01, files, paths, result
 
 from bot import commands, store
 from bot.artifact import Checked
+from bot.cards import every_week_card, lost_card, queued_card
 from bot.errors import HubError, HubRefused
 from bot.hub import Hub, signed
 from bot.kickoff import kickoff
-from bot.publish import Place, give_up, open_week, publish, waited_s
-from bot.report import Where, lost_card, queued_card
+from bot.publish import Place, accept, give_up, open_week, publish, waited_s
+from bot.report import Where
 from bot.store import Ledger
 from workloads.plan import WEEKS as PLANNED
 from workloads.plan import planned
-from workloads.spec import Failure, Request
+from workloads.spec import Failure, Request, dumps
 
 WEEKS = {"week01": WEEK01}
 WHERE = Where("https://github.com", "sprinter/sprint", "main")
@@ -86,11 +87,108 @@ def test_a_smoke_run_ticks_nothing(hub: Hub, localhub: Any) -> None:
     assert "[x]" not in localhub.hub.issues[0].body
 
 
-def test_a_run_asked_for_elsewhere_ticks_nothing_there(hub: Hub, localhub: Any) -> None:
+def test_a_run_asked_for_elsewhere_ticks_its_own_weeks_issue(hub: Hub, localhub: Any) -> None:
     asked = ask(localhub, hub, title="Week 02 - another")
     publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
     assert "[x]" not in localhub.hub.issues[0].body
     assert signs(asked) == ["eyes", "rocket"]
+    plan = kickoff(planned(1), WEEK01)
+    own = localhub.open_issue(plan.title, plan.body, login="github-actions[bot]")
+    publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    assert "[x]" not in localhub.hub.issues[0].body
+    assert f"([{asked.place.request_id}](https://github.com/sprinter/sprint/issues/1#issuecomment-{asked.place.card}))" in own.body
+
+
+def tests_of(localhub: Any, conclusion: Any) -> None:
+    """A run of ci.yml on the default branch that has ended so."""
+    localhub.put({".github/workflows/ci.yml": b"name: ci\non: push\njobs: {test: {name: Test}}\n"})
+    run = localhub.hub.add_run(localhub.hub.workflow("ci.yml"), "push", {}, localhub.hub.users["sprinter"], "a title")
+    run.status, run.conclusion = "completed", conclusion
+
+
+@pytest.mark.parametrize(("conclusion", "ticked"), [("success", True), ("failure", False)])
+def test_tests_that_pass_are_ticked(hub: Hub, localhub: Any, conclusion: str, ticked: bool) -> None:
+    tests_of(localhub, conclusion)
+    asked = ask(localhub, hub)
+    publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    [line] = [line for line in localhub.hub.issues[0].body.splitlines() if "sb:criteria/2" in line]
+    assert line.startswith("- [x]") is ticked
+    assert (f"passed at {localhub.hub.runs[0].sha[:7]}" in line) is ticked
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_tests_that_cannot_be_seen_tick_nothing(hub: Hub, localhub: Any, status: int) -> None:
+    asked = ask(localhub, hub)
+    localhub.fault("GET", "/ci.yml/runs", status=status, message="no")
+    publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
+    assert "- [x]" in localhub.hub.issues[0].body
+    assert "[x] Perf and unit tests" not in localhub.hub.issues[0].body
+
+
+def test_a_refusal_of_another_kind_is_one(hub: Hub, localhub: Any) -> None:
+    localhub.fault("GET", "/ci.yml/runs", status=410, message="Gone")
+    with pytest.raises(HubRefused):
+        hub.checks("main")
+
+
+# ---------------------------------------------------------------------------------------------------- one of many, and a baseline
+
+
+def legs_of(localhub: Any, hub: Hub) -> tuple[Asked, list[Place]]:
+    """A command for all weeks, of which two can run, as the gate leaves it."""
+    asked = ask(localhub, hub, body="/bench all")
+    name = asked.place.request_id
+    hub.edit_card(asked.place.card, name, "4242", every_week_card([("week01", "", ""), ("week02", "", "")], WHERE))
+    cards = [hub.post_card(1, f"{name}/{week}", "4242", queued_card(name, Request("bench", week), WHERE)) for week in ("week01", "week02")]
+    return asked, [dataclasses.replace(asked.place, card=card, week=week) for card, week in zip(cards, ("week01", "week02"), strict=True)]
+
+
+def test_the_summary_follows_the_weeks(hub: Hub, localhub: Any) -> None:
+    asked, places = legs_of(localhub, hub)
+    weeks = {"week01": WEEK01, "week02": WEEK01}
+    ledger = publish(hub, "main", asked.ledger, asked.checked(), weeks, places[0])
+    summary, first, second = (c.body for c in localhub.hub.issues[0].comments if c.user.login == "github-actions[bot]")
+    assert "### All weeks · 1 of 2 ended" in summary
+    assert "week01: met" in summary
+    assert "week02: waits for its report" in summary
+    assert "### week01 · met" in first
+    assert "queued" in second
+    lost = lost_card(asked.place.request_id, Request("bench", "week02"), "failure", WHERE)
+    give_up(hub, places[1], lost, ledger, weeks)
+    summary = localhub.hub.issues[0].comments[1].body
+    assert "### All weeks · every week has ended" in summary
+    assert "week02: ended without a result" in summary
+
+
+def test_a_summary_that_somebody_deleted_is_not_missed(hub: Hub, localhub: Any) -> None:
+    asked, places = legs_of(localhub, hub)
+    del localhub.hub.issues[0].comments[1]
+    publish(hub, "main", asked.ledger, asked.checked(), {"week01": WEEK01, "week02": WEEK01}, places[0])
+    bodies = [c.body for c in localhub.hub.issues[0].comments if c.user.login == "github-actions[bot]"]
+    assert ["met" in body.splitlines()[2] for body in bodies] == [True, False]
+
+
+def test_a_baseline_is_accepted_once(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub, body="/accept c7")
+    localhub.put({"results/week01/c7/result.json": dumps(result()).encode()})
+    head = hub.head("main")
+    ledger = Ledger({"results/week01/c7/result.json": dumps(result()).encode()}, head)
+    request = Request("accept", "week01", runs=(7,))
+    for _ in range(2):
+        ledger = accept(hub, "main", ledger, request, WEEKS, asked.place)
+    assert ledger.accepted("week01") == ("c7",)
+    assert b'"c7"' in localhub.git.read("main", "results/week01/c7/accepted.json")
+    assert asked.place.request_id.encode() in localhub.git.read("main", "results/week01/c7/accepted.json")
+    assert len(localhub.git.log("main")) == 3
+    assert "### week01 · [c7](https://github.com/sprinter/sprint/tree/main/results/week01/c7) is the new baseline" in card(localhub)
+    assert signs(asked) == ["eyes", "rocket"]
+
+
+def test_a_baseline_that_is_gone(hub: Hub, localhub: Any) -> None:
+    asked = ask(localhub, hub, body="/accept c7")
+    assert accept(hub, "main", asked.ledger, Request("accept", "week01", runs=(7,)), WEEKS, asked.place) == asked.ledger
+    assert "Nothing was accepted: results/ has no c7 any more." in card(localhub)
+    assert signs(asked) == ["eyes", "confused"]
 
 
 def test_a_failed_run_is_stored_and_says_so(hub: Hub, localhub: Any) -> None:
@@ -160,7 +258,7 @@ def test_a_lost_run_says_so_and_is_no_result(hub: Hub, localhub: Any) -> None:
     asked = ask(localhub, hub)
     run = asked.place.request_id
     lost = lost_card(run, Request("bench", "week01"), "failure", WHERE)
-    give_up(hub, asked.place, lost)
+    give_up(hub, asked.place, lost, asked.ledger, WEEKS)
     assert "left no result" in card(localhub)
     assert card(localhub) == signed(lost, run, "4242")
     assert signs(asked) == ["eyes", "confused"]

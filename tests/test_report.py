@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from strategies import results
 
 from bot.acceptance import judge
+from bot.cards import lost_card, queued_card, refused_card, waits_for
 from bot.commands import parse
 from bot.report import (
     LIMIT,
@@ -26,15 +27,11 @@ from bot.report import (
     fenced,
     figure,
     interval_text,
-    lost_card,
     printable,
-    queued_card,
-    refused_card,
     report,
     sparkline,
     state_text,
     value_text,
-    waits_for,
 )
 from workloads.spec import Chart, Column, Estimate, Failure, Metric, Observed, Request, Result, Table, Target, dumps
 

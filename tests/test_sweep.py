@@ -19,15 +19,18 @@ from test_publish import STEPS, Asked, ask, card, signs
 from bot import publish, store, sweep
 from bot.__main__ import cli
 from bot.artifact import Checked
+from bot.cards import accepting_card, lost_card, waits_for
 from bot.checklist import tick, ticks
 from bot.errors import HubError
 from bot.hub import Hub, signed
 from bot.kickoff import kickoff
-from bot.report import Where, lost_card, report, waits_for
-from localhub.state import Run, User, Workflow
+from bot.report import Where, report
+from localhub.state import Job, Run, User, Workflow
 from workloads.plan import planned
+from workloads.spec import Request, dumps
 
 WEEKS = {"week01": WEEK01}
+NOTHING = "0 cards wait, 0 of them settled, 0 failed, 0 cancelled; 0 commands asked for again, 0 logs ticked; 2 API calls\n"
 BENCH = Workflow(1, ".github/workflows/bench.yml", "bench", ("issue_comment",), (), ())
 
 
@@ -86,7 +89,7 @@ def leave(localhub: Any, hub: Hub) -> Left:
     held = files(made)
     checked = Checked(made, {name: content for name, content in held.items() if name != "result.json"})
     run = Run(4242, 1, BENCH, "issue_comment", {}, User("member", 1002), localhub.git.head(), "", datetime.now(UTC), status="completed",
-              conclusion="failure", artifacts={"result": zipped(held)})
+              conclusion="failure", artifacts={"result-week01": zipped(held)})
     localhub.hub.runs.append(run)
     return Left(dataclasses.replace(asked, place=place), checked, run)
 
@@ -122,7 +125,7 @@ def test_the_report_job_itself_comes_to_that_end(hub: Hub, localhub: Any, here: 
     report_job(hub, left)
     assert wanted(left) == end(localhub, left)
     done = swept(localhub)
-    assert (done.exit_code, done.stdout) == (0, "0 cards wait, 0 of them settled, 0 failed; 0 commands asked for again; 2 API calls\n")
+    assert (done.exit_code, done.stdout) == (0, NOTHING)
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["before", "after"])
@@ -148,7 +151,7 @@ def test_ended_at_any_step_and_swept_it_ends_the_same(hub: Hub, localhub: Any, h
 @pytest.mark.parametrize("step", STEPS)
 def test_a_sweep_ended_at_any_step_is_finished_by_the_next(hub: Hub, localhub: Any, here: Path, step: str) -> None:
     left = leave(localhub, hub)
-    [waiting], _ = sweep.look(hub, WEEKS, "github-actions[bot]")
+    [waiting] = sweep.look(hub, WEEKS, "github-actions[bot]").waiting
     localhub.fault("PATCH" if step in STEPS[3:6] else "POST", step, times=4, reset=True, apply=True)
     with contextlib.suppress(HubError):
         sweep.settle(hub, "main", left.asked.ledger, waiting, WEEKS, Where("https://github.com", "sprinter/sprint", "main"))
@@ -175,8 +178,8 @@ def test_two_runs_in_one_sweep(hub: Hub, localhub: Any, here: Path) -> None:
     body = card(localhub).replace(first.asked.place.request_id, f"c{command.id}").replace("run=4242", "run=4243")
     localhub.comment_as("github-actions[bot]", 1, body)
     made = dataclasses.replace(first.checked.result, run=f"c{command.id}")
-    localhub.hub.runs.append(dataclasses.replace(first.run, id=4243, artifacts={"result": zipped(files(made))}))
-    assert swept(localhub).stdout.startswith("2 cards wait, 2 of them settled, 0 failed;")
+    localhub.hub.runs.append(dataclasses.replace(first.run, id=4243, artifacts={"result-week01": zipped(files(made))}))
+    assert swept(localhub).stdout.startswith("2 cards wait, 2 of them settled, 0 failed,")
     assert [waits_for(comment.body) for comment in issue.comments] == [None] * 4
     assert [len(localhub.git.log("main")), *(f"c{n}".encode() in localhub.git.read("main", "SCOREBOARD.md")
                                             for n in (first.asked.place.comment, command.id))] == [3, True, True]
@@ -188,9 +191,14 @@ def test_two_runs_in_one_sweep(hub: Hub, localhub: Any, here: Path) -> None:
 def test_a_run_that_works_is_left_alone(hub: Hub, localhub: Any, here: Path) -> None:
     left = leave(localhub, hub)
     left.run.status, left.run.conclusion = "in_progress", None
-    before = end(localhub, left)
-    assert swept(localhub).stdout.startswith("1 cards wait, 0 of them settled, 0 failed;")
-    assert (writes(localhub), before) == ([], end(localhub, left))
+    left.run.jobs = (Job("Gate", "success"), Job("Bench week01", "in_progress", started=left.asked.command.created))
+    before = end(localhub, left)[1:]
+    assert swept(localhub).stdout.startswith("1 cards wait, 0 of them settled, 0 failed,")
+    assert (writes(localhub), before) == ([f"issues/comments/{left.asked.place.card}"], end(localhub, left)[1:])
+    assert f"It works since {left.asked.command.created:%H:%M} UTC." in card(localhub)
+    assert waits_for(card(localhub)) == left.checked.result.request
+    swept(localhub)
+    assert writes(localhub) == [], "what it says is said"
 
 
 @pytest.mark.parametrize(("conclusion", "word"), [("cancelled", "cancelled"), ("failure", "failure"), (None, "unknown")])
@@ -210,7 +218,7 @@ def test_a_lost_run_says_so(hub: Hub, localhub: Any, here: Path, conclusion: Any
 
 def test_a_hostile_artifact_is_refused(hub: Hub, localhub: Any, here: Path) -> None:
     left = leave(localhub, hub)
-    left.run.artifacts["result"] = zipped({"../result.json": b"{}"})
+    left.run.artifacts["result-week01"] = zipped({"../result.json": b"{}"})
     assert swept(localhub).exit_code == 0
     assert "failed: the result was refused" in card(localhub)
     assert (signs(left.asked), len(localhub.git.log("main"))) == (["eyes", "confused"], 1)
@@ -218,7 +226,7 @@ def test_a_hostile_artifact_is_refused(hub: Hub, localhub: Any, here: Path) -> N
 
 def test_a_result_for_another_commit_is_refused(hub: Hub, localhub: Any, here: Path) -> None:
     left = leave(localhub, hub)
-    left.run.artifacts["result"] = zipped(files(dataclasses.replace(left.checked.result, commit="1" * 40)))
+    left.run.artifacts["result-week01"] = zipped(files(dataclasses.replace(left.checked.result, commit="1" * 40)))
     swept(localhub)
     assert "the result is of another commit" in card(localhub)
 
@@ -236,9 +244,10 @@ def test_one_refusal_keeps_no_other_waiting(hub: Hub, localhub: Any, here: Path)
     assert wanted(left) == end(localhub, left)
 
 
-def test_a_card_that_cannot_be_shown_keeps_no_other_waiting(hub: Hub, localhub: Any, here: Path) -> None:
+def test_a_card_that_cannot_be_shown_keeps_no_other_waiting(hub: Hub, localhub: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect that nobody knows of has to be planted."""
     left = leave(localhub, hub)
-    left.run.artifacts["result"] = zipped(files(dataclasses.replace(left.checked.result, started="2026-02-31T12:00:00Z")))
+    monkeypatch.setattr("bot.plot.draw", lambda table: table.no_such_thing)
     other = localhub.comment_as("github-actions[bot]", 1, card(localhub).replace(left.asked.place.request_id, "c5").replace("4242", "4243"))
     localhub.hub.runs.append(dataclasses.replace(left.run, id=4243, artifacts={}))
     done = swept(localhub)
@@ -270,8 +279,8 @@ def test_an_outage_leaves_everything_for_the_next_sweep(hub: Hub, localhub: Any,
 def test_an_artifact_is_fetched_in_foul_weather(hub: Hub, localhub: Any, path: str, fault: dict[str, Any]) -> None:
     left = leave(localhub, hub)
     localhub.fault("GET", path, **fault)
-    expected = b"<!DOCTYPE html>" if path == "/storage/" and "html" in fault else left.run.artifacts["result"]
-    held = hub.artifact("4242", "result")
+    expected = b"<!DOCTYPE html>" if path == "/storage/" and "html" in fault else left.run.artifacts["result-week01"]
+    held = hub.artifact("4242", "result-week01")
     assert held is not None and held.startswith(expected)
 
 
@@ -279,11 +288,11 @@ def test_an_artifact_is_fetched_in_foul_weather(hub: Hub, localhub: Any, path: s
 def test_an_artifact_that_is_gone(hub: Hub, localhub: Any, status: int) -> None:
     leave(localhub, hub)
     localhub.fault("GET", "/zip$", status=status)
-    assert hub.artifact("4242", "result") is None
+    assert hub.artifact("4242", "result-week01") is None
     assert hub.artifact("4242", "another") is None
     localhub.fault("GET", "/artifacts$", status=403)
     with pytest.raises(HubError):
-        hub.artifact("4242", "result")
+        hub.artifact("4242", "result-week01")
     localhub.fault("GET", "/runs/4242$", status=403)
     with pytest.raises(HubError):
         hub.workflow_run("4242")
@@ -308,7 +317,7 @@ def answers(localhub: Any) -> list[str]:
 def test_a_lost_command_is_asked_for_again_once(localhub: Any, here: Path) -> None:
     command = written(localhub)
     done = swept(localhub)
-    assert done.stdout == "0 cards wait, 0 of them settled, 0 failed; 1 commands asked for again; 5 API calls\n"
+    assert done.stdout == NOTHING.replace("0 commands", "1 commands").replace("2 API", "5 API")
     assert answers(localhub) == [signed(sweep.UNHEARD, f"c{command.id}", "7777")]
     assert [reaction.content for reaction in command.reactions] == ["eyes"]
     swept(localhub)
@@ -341,7 +350,7 @@ def test_a_sweep_that_died_after_its_claim(localhub: Any, here: Path) -> None:
 def test_the_gate_may_be_faster(localhub: Any, hub: Hub) -> None:
     for claim in (hub.claim, lambda number: hub.post_card(1, f"c{number}", "4242", "answered")):
         command = written(localhub)
-        [*_, left] = sweep.look(hub, WEEKS, "github-actions[bot]")[1]
+        [*_, left] = sweep.look(hub, WEEKS, "github-actions[bot]").unheard
         claim(command.id)
         left = dataclasses.replace(left, claimed=claim != hub.claim)
         assert not sweep.ask_again(hub, left, "7777")
@@ -382,6 +391,46 @@ def test_comments_that_localhub_has_none_of(change: dict[str, Any]) -> None:
 
 def test_a_flood_takes_several_sweeps(localhub: Any, here: Path) -> None:
     commands = [written(localhub) for _ in range(sweep.MOST + 1)]
-    assert "20 commands asked for again; 62 API calls" in swept(localhub).stdout
+    assert "20 commands asked for again, 0 logs ticked; 62 API calls" in swept(localhub).stdout
     assert "1 commands asked for again" in swept(localhub).stdout
     assert len(answers(localhub)) == len(commands)
+
+
+# ---------------------------------------------------------------------------------------------------- baselines and logs
+
+
+def test_an_acceptance_that_was_cut_is_finished(hub: Hub, localhub: Any, here: Path) -> None:
+    localhub.put({"results/week01/c7/result.json": dumps(result()).encode()})
+    asked = ask(localhub, hub, body="/accept c7")
+    request = Request("accept", "week01", runs=(7,))
+    hub.edit_card(asked.place.card, asked.place.request_id, "4242", accepting_card(request, "week01", asked.place.where))
+    localhub.hub.runs.append(Run(4242, 1, BENCH, "issue_comment", {}, User("member", 1002), localhub.git.head(), "", datetime.now(UTC),
+                                 status="completed", conclusion="failure"))
+    assert "1 of them settled" in swept(localhub).stdout
+    assert localhub.git.read("main", "results/week01/c7/accepted.json")
+    assert "is the new baseline" in card(localhub)
+    assert swept(localhub).stdout == NOTHING
+
+
+LOG = "### What sped up\n\nall\n\n### What broke\n\nnothing\n\n### What's next\n\nweek 2\n"
+
+
+@pytest.mark.parametrize(("opener", "author", "ticked"), [
+    ("github-actions[bot]", "member", True), ("github-actions[bot]", "stranger", False), ("stranger", "stranger", True),
+    ("sprinter", "member", False)])
+def test_a_log_is_ticked(hub: Hub, localhub: Any, here: Path, opener: str, author: str, ticked: bool) -> None:
+    """By the issue's author, or by somebody who may write where the bot opened it."""
+    plan = kickoff(planned(1), WEEK01)
+    issue = localhub.open_issue(plan.title, plan.body, login=opener)
+    comment = localhub.comment_as(author, issue.number, LOG)
+    assert f"{int(ticked)} logs ticked" in swept(localhub).stdout
+    assert (f"— logged ([c{comment.id}](" in issue.body) is ticked
+    assert "0 logs ticked" in swept(localhub).stdout
+    assert writes(localhub) == []
+
+
+def test_a_log_on_another_issue_ticks_nothing(hub: Hub, localhub: Any, here: Path) -> None:
+    issue = localhub.open_issue("Anything", kickoff(planned(1), WEEK01).body.split("\n", 1)[1])
+    localhub.comment_as("sprinter", issue.number, LOG)
+    assert "0 logs ticked" in swept(localhub).stdout
+    assert "[x]" not in issue.body

@@ -75,9 +75,10 @@ def test_a_workflow_starts_with_nothing(path: Path) -> None:
 def test_a_job_has_the_permissions_it_needs(path: Path, name: str, job: dict[str, Any]) -> None:
     granted = {("bench", "gate"): {"contents": "read", "issues": "write", "actions": "write"},
                ("bench", "bench"): {"contents": "read"},
-               ("bench", "report"): {"contents": "write", "issues": "write"},
+               ("bench", "watch"): {"contents": "read", "issues": "write", "actions": "read"},
+               ("bench", "report"): {"contents": "write", "issues": "write", "actions": "read"},
                ("kickoff", "kickoff"): {"contents": "write", "issues": "write"},
-               ("sweep", "sweep"): {"contents": "write", "issues": "write", "actions": "read"}}
+               ("sweep", "sweep"): {"contents": "write", "issues": "write", "actions": "write"}}
     assert job["permissions"] == granted.get((path.stem, name), {"contents": "read"})
     assert isinstance(job["timeout-minutes"], int)
 
@@ -93,7 +94,8 @@ def test_only_one_job_meets_the_gpu_machine(path: Path, name: str, job: dict[str
 
 @pytest.mark.parametrize(("path", "name", "job"), jobs())
 def test_nobody_is_pushed_out_of_the_queue(path: Path, name: str, job: dict[str, Any]) -> None:
-    groups = {("bench", "gate"): "gate", ("bench", "bench"): "gpu-bench",
+    groups = {("bench", "gate"): "gate", ("bench", "bench"): "gpu-bench-${{ matrix.leg.week }}",
+              ("bench", "watch"): "watch-${{ needs.gate.outputs.request_id }}",
               ("bench", "report"): "scoreboard", ("kickoff", "kickoff"): "scoreboard", ("sweep", "sweep"): "scoreboard"}
     if (path.stem, name) in groups:
         assert job["concurrency"] == {"group": groups[path.stem, name], "cancel-in-progress": False, "queue": "max"}
@@ -127,13 +129,21 @@ def test_a_new_comment_is_all_that_starts_a_bench() -> None:
 def test_what_the_report_believes_comes_from_the_gate() -> None:
     report = load(ROOT / ".github/workflows/bench.yml")["jobs"]["report"]
     last = report["steps"][-1]["env"]
-    assert {name: value for name, value in last.items() if "needs." in value} == {
-        "REQUEST": "${{ needs.gate.outputs.request }}", "REQUEST_ID": "${{ needs.gate.outputs.request_id }}",
-        "ISSUE": "${{ needs.gate.outputs.issue }}", "CARD": "${{ needs.gate.outputs.card }}", "JOB_RESULT": "${{ needs.bench.result }}"}
+    assert {name: value for name, value in last.items() if "needs." in value or "matrix." in value} == {
+        "REQUEST": "${{ matrix.leg.request }}", "REQUEST_ID": "${{ needs.gate.outputs.request_id }}",
+        "ISSUE": "${{ needs.gate.outputs.issue }}", "NAME": "${{ matrix.leg.name }}", "CARD": "${{ matrix.leg.card }}",
+        "JOB_RESULT": "${{ needs.bench.result }}"}
+    assert report["strategy"]["matrix"] == {"leg": "${{ fromJSON(needs.gate.outputs.legs || '[{}]') }}"}
     assert "needs.bench.outputs" not in str(report)
+
+
+def test_one_week_that_fails_stops_no_other() -> None:
+    jobs = load(ROOT / ".github/workflows/bench.yml")["jobs"]
+    assert jobs["bench"]["strategy"] == jobs["report"]["strategy"]
+    assert jobs["bench"]["strategy"]["fail-fast"] is False
 
 
 def test_the_artifact_is_fetched_packed() -> None:
     report = load(ROOT / ".github/workflows/bench.yml")["jobs"]["report"]
     fetch = next(step for step in report["steps"] if step.get("uses", "").startswith("actions/download-artifact@"))
-    assert fetch["with"] == {"name": "result", "path": "${{ runner.temp }}/artifact", "skip-decompress": True}
+    assert fetch["with"] == {"name": "result-${{ matrix.leg.week }}", "path": "${{ runner.temp }}/artifact", "skip-decompress": True}

@@ -20,6 +20,7 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -38,11 +39,15 @@ TEXT = re.compile(r"[A-Za-z0-9 ._,;:()+/%=^-]{1,160}", re.ASCII)
 ACTIVE_TEXT = re.compile(r"//|www\.|\bgh-\d", re.IGNORECASE)
 NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
 FILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}(\.[a-z0-9]{1,8}){1,2}", re.ASCII)
-RUN = re.compile(r"[cr][1-9][0-9]{0,18}", re.ASCII)
+# "-2" is the second, independent run of the same command, made before anybody is told of a change.
+RUN = re.compile(r"[cr][1-9][0-9]{0,18}(-2)?", re.ASCII)
 WEEK = re.compile(r"week(0[1-9]|1[0-6])", re.ASCII)
 COMMIT = re.compile(r"([0-9a-f]{40})?", re.ASCII)
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 LOG_TAIL_CHARS = 4000
+# Fewer fresh-process pairs than this and chance alone parts them too often (bot.regression).
+PAIRS = 6
+MOST_GPUS = 8
 
 
 class SpecError(ValueError):
@@ -200,7 +205,8 @@ class Deliverable:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A week's promise: the plan's week, what is measured for it and what proves each deliverable."""
+    """A week's promise: the plan's week, what is measured for it and what proves each deliverable. `timeout_min` is for one
+    process; with `most_gpus` above 1 the week's run(ctx) is a rank of torchrun."""
 
     plan: PlannedWeek
     name: str
@@ -208,8 +214,10 @@ class Workload:
     deliverables: tuple[Deliverable, ...]
     headline: Target
     timeout_min: int = 15
+    most_gpus: int = 1
 
     def __post_init__(self) -> None:
+        check(1 <= self.most_gpus <= MOST_GPUS, f"{self.key}: 1 to {MOST_GPUS} GPUs")
         names = [t.name for t in self.targets]
         check_unique(names, f"{self.key} targets")
         check(self.headline in self.targets, f"{self.key}: the headline is one of the targets")
@@ -391,9 +399,19 @@ class Request:
     def __post_init__(self) -> None:
         check(self.week is None or self.week == "all" or bool(WEEK.fullmatch(self.week)), "week: week01 to week16, or all")
         check(self.batch is None or 1 <= self.batch <= 9999, "batch: 1 to 9999")
-        check(1 <= self.gpus <= 8, "gpus: 1 to 8")
+        check(1 <= self.gpus <= MOST_GPUS, f"gpus: 1 to {MOST_GPUS}")
         check(1 <= self.repeat <= 20, "repeat: 1 to 20")
         check(all(0 < run < 10**19 for run in (*self.runs, *((self.vs,) if self.vs is not None else ()))), "a run is c<comment id>")
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of fresh processes `vs` asks for, of the other run's commit and of this one; 0 without it."""
+        return 0 if self.vs is None else max(self.repeat, PAIRS)
+
+    @property
+    def processes(self) -> int:
+        """How many processes run, one after another."""
+        return 2 * self.pairs or self.repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,7 +519,7 @@ class Result:
         check(bool(RUN.fullmatch(self.run)), "run: c<comment id>, or r<time> for a run started by hand")
         check(self.request.command == "bench" and self.request.week not in (None, "all"), "a result is of one week")
         check(bool(COMMIT.fullmatch(self.commit)), "commit: 40 hexadecimal digits, or nothing")
-        check(bool(MOMENT.fullmatch(self.started)), "started: 2026-11-23T15:49:22Z")
+        check(_is_moment(self.started), "started: a moment of the calendar, as 2026-11-23T15:49:22Z")
         check(math.isfinite(self.duration_s) and self.duration_s >= 0, "duration_s: seconds")
         check((self.status == "ok") == (self.failure is None), "a failure, and only a failure, says why")
         check(self.status != "ok" or len(self.observed) == self.request.repeat, "one observation for each process asked for")
@@ -522,6 +540,26 @@ class Result:
         metrics = tuple(dataclasses.replace(m, estimate=pooled([m.estimate, *(o.estimate for o in more if o)]))
                         for m, more in zip(first.metrics, both, strict=True))
         return dataclasses.replace(first, metrics=metrics)
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return bool(MOMENT.fullmatch(text) and datetime.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A run whose numbers are the baseline from then on, and the comment that said so ("c7")."""
+
+    run: str
+    by: str
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        check(self.schema == SCHEMA, f"schema {self.schema} is not {SCHEMA}")
+        check(bool(RUN.fullmatch(self.run) and RUN.fullmatch(self.by)), "a run and a comment: c and a number")
 
 
 # ---------------------------------------------------------------------------------------------------- JSON
