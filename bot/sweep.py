@@ -20,6 +20,7 @@ from typing import Any
 
 from bot import gate, publish
 from bot.artifact import Rejected, open_artifact
+from bot.board import Board
 from bot.errors import UserError
 from bot.hub import Card, Hub
 from bot.publish import Place
@@ -100,7 +101,8 @@ def _command(comment: dict[str, Any], bot_login: str) -> gate.Ask | None:
     return found if isinstance(found, gate.Ask) else None
 
 
-def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapping[str, Workload], where: Where) -> tuple[Ledger, bool]:
+def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapping[str, Workload], where: Where,
+           board: Board | None = None) -> tuple[Ledger, bool]:
     """Bring a card to its end, if its workflow run has come to its own; the ledger after that, and whether it was so. `ledger`
     is that of now. Raises HubRefused as publish does."""
     run = hub.workflow_run(left.card.workflow_run)
@@ -121,9 +123,9 @@ def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapp
             else:
                 base = ledger if ledger.tree else replace(ledger, tree=hub.tree(ledger.sha))
                 there = _since(place, left, checked.result.started)
-                return publish.publish(hub, branch, base, checked, workloads, there), True
+                return publish.publish(hub, branch, base, checked, workloads, there, board), True
     if stored := ledger.find(request_id):
-        publish.announce(hub, branch, ledger, stored, workloads, _since(place, left, stored.started))
+        publish.announce(hub, branch, ledger, stored, workloads, _since(place, left, stored.started), board)
     else:
         publish.give_up(hub, place, card)
     return ledger, True
