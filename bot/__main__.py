@@ -29,6 +29,7 @@ from workloads.spec import Request, Result, SpecError, Workload, discover, dumps
 # PyGithub, matplotlib and the demo's server are imported in the commands that need them: most comments are no commands, and
 # deciding so has to be cheap.
 if TYPE_CHECKING:
+    from bot.board import Board
     from bot.hub import Hub
     from bot.store import Ledger
 
@@ -54,11 +55,30 @@ class Actions:
     branch: str
     bot_login: str
     fast: bool
+    project_url: str
+    project_token: str
 
-    def hub(self) -> Hub:
+    def hub(self, token: str = "") -> Hub:
+        """The repository, as the workflows' own token sees it, or another."""
         from bot.hub import Hub
 
-        return Hub(self.repo, self.token, self.api_url, login=self.bot_login, pause_s=0 if self.fast else WRITE_PAUSE_S)
+        return Hub(self.repo, token or self.token, self.api_url, login=self.bot_login, pause_s=0 if self.fast else WRITE_PAUSE_S)
+
+    def board(self, hub: Hub) -> Board | None:
+        """The board that PROJECT_URL names, if any. Settings that are wrong are said, and stop nothing."""
+        from bot.board import Board, project
+
+        if not self.project_url and not self.project_token:
+            return None
+        try:
+            if not self.project_token:
+                raise UserError("PROJECT_URL is set and PROJECT_TOKEN is not: add the secret PROJECT_TOKEN, or remove the variable")
+            if not self.project_url:
+                raise UserError("PROJECT_TOKEN is set and PROJECT_URL is not: add the variable PROJECT_URL, or remove the secret")
+            return Board(project(self.project_url, self.server_url), hub, self.hub(self.project_token))
+        except UserError as error:
+            click.echo(f"board: {error}", err=True)
+            return None
 
     def where(self, issue: int, comment: int) -> Where:
         """`issue` and `comment` as the ids that GitHub gave them."""
@@ -84,7 +104,8 @@ def actions() -> Actions:
         repo=needed("GITHUB_REPOSITORY"), token=needed("GITHUB_TOKEN"), api_url=setting("GITHUB_API_URL", "https://api.github.com"),
         server_url=setting("GITHUB_SERVER_URL", "https://github.com"), workflow_run=setting("GITHUB_RUN_ID", "0"),
         commit=setting("GITHUB_SHA", ""), ref=ref, branch=setting("SPRINTBENCH_BRANCH", ref), bot_login=setting("BOT_LOGIN", ACTIONS_BOT),
-        fast=bool(setting("SPRINTBENCH_FAST", "")))
+        fast=bool(setting("SPRINTBENCH_FAST", "")), project_url=setting("PROJECT_URL", "").strip(),
+        project_token=setting("PROJECT_TOKEN", "").strip())
 
 
 def event() -> Any:
@@ -162,7 +183,7 @@ def report_() -> None:
     waited = publish.waited_s(gate.asked_at(event()), checked.result.started)
     place = dataclasses.replace(place, where=dataclasses.replace(where, queued_s=waited))
     try:
-        ledger = publish.publish(hub, job.branch, ledger, checked, workloads, place)
+        ledger = publish.publish(hub, job.branch, ledger, checked, workloads, place, job.board(hub))
     except HubError:
         raise  # the card still says that the run waits, and this job, run again, goes on from where it stopped
     except Exception:
@@ -204,7 +225,7 @@ def kickoff_(week: str | None) -> None:
     job = actions()
     hub = job.hub()
     ledger = _branch_ledger(job, hub)
-    made = publish.open_week(hub, job.branch, ledger, discover(), week or None)
+    made = publish.open_week(hub, job.branch, ledger, discover(), week or None, job.board(hub))
     if made is None:
         click.echo("every week has its issue")
     else:
@@ -224,13 +245,14 @@ def sweep_() -> None:
 
     job, workloads = actions(), discover()
     hub = job.hub()
+    board = job.board(hub)
     left = sweep.look(hub, workloads, job.bot_login)
     where = Where(job.server_url, job.repo, job.branch)
     settled = answered = failed = 0
     ledger = store.catch_up(hub, job.branch, store.open_checkout(Path.cwd())) if left.waiting else store.Ledger({})
     for card in left.waiting:
         try:
-            ledger, done = sweep.settle(hub, job.branch, ledger, card, workloads, where)
+            ledger, done = sweep.settle(hub, job.branch, ledger, card, workloads, where, board)
             settled += done
         except HubRefused as refusal:
             click.echo(str(refusal), err=True)

@@ -46,6 +46,8 @@ BENCH_JOB = re.compile(r"Bench (week\d\d)", re.ASCII)
 # A little above what bot.artifact takes, so that what is too large is still seen to be.
 MOST_ZIP_BYTES = 21 * 2**20
 CHUNK_BYTES = 2**20
+# GraphQL's own words for a failure of its own, which can come with HTTP 200.
+PASSING = "something went wrong while executing your query"
 
 T = TypeVar("T")
 
@@ -136,6 +138,7 @@ class HubIssue:
     body: str
     state: str
     url: str
+    node_id: str
     author: int = 0
 
 
@@ -408,6 +411,13 @@ class Hub:
                 return None
             raise
 
+    # ------------------------------------------------------------------------------------------------ GraphQL
+
+    def graphql(self, query: str, variables: dict[str, str | int], *, read: Callable[[Any], T]) -> T:
+        """What `read` makes of the data that answers `query`: a query, or a mutation with the same end however often it is carried
+        out. Raises HubRefused where GraphQL says no, which it does with HTTP 200."""
+        return self._ask("POST", self._requester.graphql_url, {"query": query, "variables": variables}, read=lambda r: read(_data(r)))
+
     # ------------------------------------------------------------------------------------------------ asking
 
     def _pages(self, path: str, query: dict[str, Any], *, within: str = "") -> Iterator[dict[str, Any]]:
@@ -459,9 +469,10 @@ class Hub:
 
     def _exchange(self, verb: str, path: str, body: dict[str, Any] | None, query: dict[str, Any], read: Callable[[Reply], T]) -> T:
         what = f"{verb} {path}"
+        url = path if "://" in path else self._root + path  # GraphQL's is no part of the repository
         self.calls += 1
         try:
-            status, headers, text = self._requester.requestJson(verb, self._root + path, dict(query), None, body)
+            status, headers, text = self._requester.requestJson(verb, url, dict(query), None, body)
         except (requests.RequestException, RuntimeError) as error:  # RuntimeError: PyGithub on a redirect to another host
             raise _Unanswered(f"{what}: {type(error).__name__}") from error
         if status >= 500:
@@ -519,6 +530,20 @@ def _at(reply: Reply, keys: tuple[str, ...]) -> Any:
     return functools.reduce(lambda data, key: data[key], keys, reply.data)
 
 
+def _data(reply: Reply) -> Any:
+    """The data of a GraphQL answer. What comes beside an error is no answer, whole or not."""
+    answer = dict(reply.data)
+    if not answer.get("errors"):
+        return answer["data"]
+    first = dict(answer["errors"][0])
+    why = " ".join(f"{first.get('type', '')} {first['message']}".split())[:200]
+    if "rate limit" in why.lower() or first.get("type") == "RATE_LIMITED":
+        raise _Unanswered(f"GraphQL: {why}", RATE_LIMIT_WAIT_S)
+    if PASSING in why.lower():
+        raise _Unanswered(f"GraphQL: {why}")
+    raise HubRefused(f"GraphQL: {why}", reply.status)
+
+
 def _objects(reply: Reply, within: str) -> list[dict[str, Any]]:
     items = reply.data[within] if within else reply.data
     if not isinstance(items, list):
@@ -554,7 +579,7 @@ def _same(sha: str, expected: str) -> str:
 def _issue(data: dict[str, Any]) -> HubIssue:
     author = data["user"] or {}
     return HubIssue(int(data["number"]), str(data["title"]), data["body"] or "", str(data["state"]), str(data["html_url"]),
-                    int(author.get("id", 0)) if author.get("type") == "User" else 0)
+                    str(data["node_id"]), int(author.get("id", 0)) if author.get("type") == "User" else 0)
 
 
 def _content(reply: Reply) -> bytes:

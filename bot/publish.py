@@ -2,7 +2,7 @@
 
 Each step looks before it writes, so that a sequence may be cut anywhere and run again from its start. The ledger comes
 first: once a result is in it nothing is lost, and what follows can be drawn from it again. The card comes last: as long as
-it waits, something is left to do, and that is all that a sweep has to know.
+it waits, something is left to do, and that is all that a sweep has to know. The board, where there is one, follows all that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import datetime
 from bot import store
 from bot.acceptance import judge
 from bot.artifact import Checked
+from bot.board import Board, reached
 from bot.cards import accepted_card, every_week_card, waits_for
 from bot.checklist import checks_tick, tick, ticks
 from bot.errors import HubRefused
@@ -53,17 +54,19 @@ class Place:
         return f"{self.request_id}/{self.week}" if self.week else self.request_id
 
 
-def publish(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapping[str, Workload], place: Place) -> Ledger:
+def publish(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapping[str, Workload], place: Place,
+            board: Board | None = None) -> Ledger:
     """Store a checked result, tick what it proves, mark the command as done and turn the card into its report; the ledger
     with it. Raises HubRefused, after every step was tried, where one may not be done."""
     ledger = store.put(hub, branch, ledger, checked, workloads)
     # What the ledger holds is shown: of a run that was run again, the result that ended well stays.
     held = ledger.find(checked.result.run, checked.result.week) or checked.result
-    announce(hub, branch, ledger, held, workloads, place)
+    announce(hub, branch, ledger, held, workloads, place, board)
     return ledger
 
 
-def announce(hub: Hub, branch: str, ledger: Ledger, result: Result, workloads: Mapping[str, Workload], place: Place) -> None:
+def announce(hub: Hub, branch: str, ledger: Ledger, result: Result, workloads: Mapping[str, Workload], place: Place,
+             board: Board | None = None) -> None:
     """All of `publish` that comes after the ledger, which holds `result`. Raises HubRefused as it does."""
     workload = workloads[result.week]
     where = replace(place.where, branch=branch, ledger=ledger.sha)
@@ -71,7 +74,8 @@ def announce(hub: Hub, branch: str, ledger: Ledger, result: Result, workloads: M
     _each(lambda: _tick(hub, place, workload, result),
           lambda: hub.react(place.comment, "rocket" if result.status == "ok" else "confused"),
           lambda: _show(hub, place, text),
-          lambda: _sum_up(hub, place, ledger, workloads))
+          lambda: _sum_up(hub, place, ledger, workloads),
+          lambda: board.move(place.issue, reached(workload, result), workload.key) if board else None)
 
 
 def give_up(hub: Hub, place: Place, card: str, ledger: Ledger, workloads: Mapping[str, Workload]) -> None:
@@ -168,7 +172,8 @@ def waited_s(asked: str, started: str) -> float | None:
 # ---------------------------------------------------------------------------------------------------- a new week
 
 
-def open_week(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Workload], key: str | None) -> tuple[str, int, bool] | None:
+def open_week(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Workload], key: str | None,
+              board: Board | None = None) -> tuple[str, int, bool] | None:
     """Open the issue of week `key`, or of the first week without one, and see that the scoreboard is drawn; its key, its
     number and whether it is new, or None where all sixteen have one. A week that has an issue keeps it."""
     opened = hub.week_issues()
@@ -178,6 +183,8 @@ def open_week(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Wor
         week = planned(number)
         made = (week.key, *open_issue(hub, week, workloads.get(week.key), opened))
     store.redraw(hub, branch, ledger, workloads)
+    if made and board:
+        board.add(made[1])
     return made
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from bot import control, gate, publish, watch
 from bot.artifact import Rejected, open_artifact
+from bot.board import Board
 from bot.cards import cancelled_card, lost_card, refused_card, waits_for
 from bot.checklist import is_log, log_tick, tick
 from bot.errors import UserError
@@ -170,7 +171,8 @@ def tend(hub: Hub, ledger: Ledger, where: Where) -> int:
     return len(late)
 
 
-def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapping[str, Workload], where: Where) -> tuple[Ledger, bool]:
+def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapping[str, Workload], where: Where,
+           board: Board | None = None) -> tuple[Ledger, bool]:
     """Bring a card to its end, if its workflow run has come to its own; the ledger after that, and whether it was so. `ledger`
     is that of now. Raises HubRefused as publish does."""
     run = hub.workflow_run(left.card.workflow_run)
@@ -192,9 +194,9 @@ def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapp
                 card = refused_card(request_id, request, str(reason), place.where)
             else:
                 there = _since(place, left, checked.result.started)
-                return publish.publish(hub, branch, ledger, checked, workloads, there), True
+                return publish.publish(hub, branch, ledger, checked, workloads, there, board), True
     if stored := ledger.find(request_id, request.week or ""):
-        publish.announce(hub, branch, ledger, stored, workloads, _since(place, left, stored.started))
+        publish.announce(hub, branch, ledger, stored, workloads, _since(place, left, stored.started), board)
     else:
         publish.give_up(hub, place, card, ledger, workloads)
     return ledger, True

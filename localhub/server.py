@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localhub import projects
 from localhub.contract import Exchange, Judge
 from localhub.rest import Call, Reply, Unknown, answer, trouble, who
 from localhub.state import Hub
@@ -117,7 +118,8 @@ class Service:
             try:
                 user = who(self.hub, headers.get("authorization", ""))
                 call = Call(self.hub, user, method, path, query, sent, headers.get("accept", ""), f"http://{headers['host']}")
-                reply: Reply | None = answer(call) if fault is None or fault.apply or not broken else None
+                carry_out = projects.answer if path == projects.PATH else answer
+                reply: Reply | None = carry_out(call) if fault is None or fault.apply or not broken else None
             except Unknown:
                 reply = trouble(401, "Bad credentials")
             if fault and broken:
@@ -125,7 +127,8 @@ class Service:
             exchange = Exchange(method, path, query, sent, reply.status if reply else 0, reply.body if reply else None,
                                 is_json=reply is not None and reply.raw is None)
             judged = self.judge.request_violations if broken else self.judge.violations
-            found = () if path.startswith("/storage/") else judged(exchange)  # where artifacts lie is no part of the API
+            # Where artifacts lie is no part of the API, and GraphQL is no operation of the REST API that the judge knows.
+            found = () if path.startswith("/storage/") or path == projects.PATH else judged(exchange)
             self.violations += [f"{method} {path}: {what}" for what in found]
             self.requests.append(Logged(method, path, exchange.status, user.login if user else None, sent))
         return reply

@@ -1,4 +1,5 @@
-"""What a local hub knows: people, labels, milestones, issues, comments, reactions and workflow runs; in memory, one repository."""
+"""What a local hub knows: people, labels, milestones, issues, comments, reactions, workflow runs and a project; in memory, one
+repository."""
 
 from __future__ import annotations
 
@@ -191,6 +192,27 @@ class Run:
     artifacts: dict[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Item:
+    """An issue on a project's board; `content` is its node id, `status` the option of the field Status that it has."""
+
+    id: int
+    content: str
+    status: str | None = None
+    archived: bool = False
+
+
+@dataclass(slots=True)
+class Project:
+    """A project (v2); `options` are those of its field Status, None where it has no such field."""
+
+    owner: str
+    number: int
+    kind: Literal["user", "organization"] = "user"
+    options: tuple[str, ...] | None = ("Todo", "In Progress", "Done")
+    items: list[Item] = field(default_factory=list)
+
+
 Listener = Callable[[str, dict[str, Any], User], None]
 
 
@@ -208,6 +230,7 @@ class Hub:
     issues: list[Issue] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     machines: list[Machine] = field(default_factory=list)
+    project: Project | None = None
     listeners: list[Listener] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(492_700_400))

@@ -55,13 +55,16 @@ class JobLog:
 class Workflows:
     """Listens to a hub, and runs what its events start. `url` is the hub's address, `token` the workflows' own.
 
-    `fast` leaves out the pauses that the bot makes between writes for GitHub's sake.
+    `fast` leaves out the pauses that the bot makes between writes for GitHub's sake. `variables` and `secrets` are those of the
+    repository's settings.
     """
 
     hub: Hub
     url: str
     token: str
     fast: bool = True
+    variables: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
     waiting: queue.Queue[Run | None] = field(default_factory=queue.Queue)
     stopped: bool = False
     process: subprocess.Popen[str] | None = None
@@ -149,7 +152,8 @@ class Workflows:
         (room / "home").mkdir()
         secrets = room / "secrets"
         secrets.touch(mode=0o600)
-        secrets.write_text(f"GITHUB_TOKEN={self.token}\n", encoding="utf-8")
+        held = {"GITHUB_TOKEN": self.token} | self.secrets
+        secrets.write_text("".join(f"{name}={value}\n" for name, value in held.items()), encoding="utf-8")
         command = [act(), run.event, "--json", "--eventpath", str(room / "event.json"), "--workflows", str(file),
                    *(part for label in RUNNERS for part in ("--platform", f"{label}=-self-hosted")),
                    "--action-offline-mode", "--no-cache-server", "--container-daemon-socket", "-", "--actor", run.actor.login,
@@ -177,7 +181,8 @@ class Workflows:
             "GITHUB_RUN_NUMBER": str(run.number), "SPRINTBENCH_PYTHON": sys.executable, "LOCALHUB_GIT": str(self.hub.git.path.resolve()),
             "LOCALHUB_ARTIFACTS": str(room / "artifacts"), "PAGER": "cat", "GIT_PAGER": "cat",
         } | ({"SPRINTBENCH_FAST": "1"} if self.fast else {})
-        return [part for name, value in pairs.items() for part in ("--env", f"{name}={value}")]
+        return [part for option, held in (("--env", pairs), ("--var", self.variables))
+                for name, value in held.items() for part in (option, f"{name}={value}")]
 
 
 def act() -> str:

@@ -277,7 +277,9 @@ STRANGE: list[tuple[str, Callable[[Hub], object]]] = [
     ("[]", lambda hub: hub.head("main")), ('{"object": {"sha": 5}}', lambda hub: hub.head("main")),
     ('{"user": {"id": "7"}, "role_name": "admin"}', lambda hub: hub.role("a", 7)), ('{"a": 1}', lambda hub: hub.find_card(1, "c7")),
     ('{"sha": "other"}', lambda hub: hub.commit("main", "0", "0", {"a": PNG}, "m")), ("", lambda hub: hub.issue(1)),
-    ('{"encoding": "none", "content": ""}', lambda hub: hub.read("large.bin", "main"))]
+    ('{"encoding": "none", "content": ""}', lambda hub: hub.read("large.bin", "main")),
+    *((answer, lambda hub: graphql(hub)) for answer in (
+        "[]", '{"message": "no"}', '{"data": null}', '{"data": {"b": 1}}', '{"errors": ["no"]}', '{"errors": [{}], "data": {"a": 1}}'))]
 
 
 @pytest.mark.parametrize(("answer", "ask"), STRANGE, ids=range(len(STRANGE)))
@@ -314,6 +316,40 @@ def serve() -> Any:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def graphql(hub: Hub) -> object:
+    return hub.graphql("query A($b: ID!) { a(b: $b) }", {"b": "1"}, read=lambda data: data["a"])
+
+
+def test_graphql_answers_with_data(serve: Any) -> None:
+    assert graphql(Hub("a/b", "token", serve('{"data": {"a": 5}, "errors": []}'), pause_s=0)) == 5
+
+
+@pytest.mark.parametrize(("api", "address"), [
+    ("http://127.0.0.1:9", "http://127.0.0.1:9/graphql"), ("http://127.0.0.1:9/api/v3", "http://127.0.0.1:9/api/graphql")])
+def test_graphql_has_an_address_of_its_own(api: str, address: str) -> None:
+    with pytest.raises(HubError, match=f"POST {address}: ConnectionError"):
+        graphql(Hub("a/b", "token", api, pause_s=0, sleep=lambda _: None))
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    ('{"type": "FORBIDDEN", "path": ["a"], "message": "Resource not accessible by integration"}',
+     "GraphQL: FORBIDDEN Resource not accessible by integration"),
+    ('{"message": "Field\\n \'a\' does not exist"}', "GraphQL: Field 'a' does not exist")])
+def test_graphql_says_no_with_200(serve: Any, waits: list[float], error: str, said: str) -> None:
+    with pytest.raises(HubRefused) as refused:
+        graphql(Hub("a/b", "token", serve(f'{{"data": {{"a": 5}}, "errors": [{error}]}}'), pause_s=0, sleep=waits.append))
+    assert (str(refused.value), refused.value.status, waits) == (said, 200, [])
+
+
+@pytest.mark.parametrize(("error", "wait"), [
+    ('{"type": "RATE_LIMITED", "message": "too much"}', 60), ('{"message": "You have exceeded a secondary rate limit."}', 60),
+    ('{"message": "Something went wrong while executing your query. This may be the result of a timeout"}', 0)])
+def test_graphql_is_waited_for(serve: Any, waits: list[float], error: str, wait: float) -> None:
+    with pytest.raises(HubError, match="GraphQL: ") as failed:
+        graphql(Hub("a/b", "token", serve(f'{{"errors": [{error}]}}'), pause_s=0, sleep=waits.append))
+    assert (type(failed.value) is HubRefused, waits) == (False, [wait] * 3)
 
 
 def test_a_refusal_without_a_reason(serve: Any) -> None:

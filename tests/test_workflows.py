@@ -92,6 +92,20 @@ def test_only_one_job_meets_the_gpu_machine(path: Path, name: str, job: dict[str
         assert not re.search(r"secrets|token|vars\.", str(job), re.IGNORECASE)
 
 
+def test_the_projects_token_is_given_to_the_steps_that_need_it() -> None:
+    """The one secret: as a variable of the last step of jobs on hosted machines, which is the bot itself."""
+    given = set()
+    for path in WORKFLOWS:
+        for name, job in load(path)["jobs"].items():
+            if re.search(r"\bsecrets\b", str(job)):
+                given.add((path.stem, name))
+                assert "secrets" not in str({key: value for key, value in job.items() if key != "steps"} | {"steps": job["steps"][:-1]})
+                assert re.findall(r"secrets[^ ]*", str(job["steps"][-1])) == ["secrets.PROJECT_TOKEN"]
+                assert job["steps"][-1]["env"]["PROJECT_URL"] == "${{ vars.PROJECT_URL }}"
+                assert job["runs-on"] == "ubuntu-latest"
+    assert {("kickoff", "kickoff"), ("sweep", "sweep")} <= given <= {("bench", "report"), ("kickoff", "kickoff"), ("sweep", "sweep")}
+
+
 @pytest.mark.parametrize(("path", "name", "job"), jobs())
 def test_nobody_is_pushed_out_of_the_queue(path: Path, name: str, job: dict[str, Any]) -> None:
     groups = {("bench", "gate"): "gate", ("bench", "bench"): "gpu-bench-${{ matrix.leg.week }}",
