@@ -37,6 +37,7 @@ class JobFile:
     """What a hub has to know of one job: `stays` and `steps` (by step id) say what goes on when the run is cancelled."""
 
     name: str
+    self_hosted: bool
     stays: bool
     steps: Mapping[str, bool]
 
@@ -77,7 +78,7 @@ def _with_cancelled(expression: str) -> str:
 
 def _job(job: str, facts: dict[str, Any]) -> JobFile:
     steps = {str(step.get("id", place)): stays(step) for place, step in enumerate(facts.get("steps", ()))}
-    return JobFile(str(facts.get("name", job)), stays(facts), steps)
+    return JobFile(str(facts.get("name", job)), "self-hosted" in str(facts.get("runs-on")), stays(facts), steps)
 
 
 def stays(facts: dict[str, Any]) -> bool:

@@ -28,28 +28,40 @@ SIGNALS = ((0.0, signal.SIGINT), (7.5, signal.SIGTERM), (10.0, signal.SIGKILL))
 
 @dataclass(slots=True)
 class Turns:
-    """Who works and who waits in each concurrency group, over all runs: one works, the others wait, first come, first served.
+    """Who works and who waits, over all runs: in each concurrency group one job works, and the one self-hosted machine takes one.
 
-    That is GitHub's `queue: max` with `cancel-in-progress: false`. The empty group is none: it waits for nobody.
+    First come, first served: that is GitHub's `queue: max` with `cancel-in-progress: false`. A job queues for its group first, and
+    for the machine once it has that. `lines` are the jobs at each of them, the one at work first; `missing` is what a job waits for.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    groups: defaultdict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    lines: defaultdict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    missing: dict[Path, list[str]] = field(default_factory=dict)
 
-    def join(self, group: str, ticket: Path) -> None:
+    def join(self, ticket: Path, *, group: str, machine: bool) -> None:
         with self.lock:
-            self.groups[group].append(ticket)
-            if not group or self.groups[group][0] == ticket:
-                touch(ticket / "turn")
+            self.missing[ticket] = [f"group {group}"] * bool(group) + ["the machine"] * machine
+            self._advance(ticket)
 
-    def leave(self, group: str, ticket: Path) -> None:
+    def _advance(self, ticket: Path) -> None:
+        while self.missing[ticket]:
+            line = self.lines[self.missing[ticket][0]]
+            if ticket not in line:
+                line.append(ticket)
+            if line[0] != ticket:
+                return
+            del self.missing[ticket][0]
+        touch(ticket / "turn")
+
+    def leave(self, ticket: Path) -> None:
         """Whether it worked or waited; the next may go on."""
         with self.lock:
-            line = self.groups[group]
-            if ticket in line:
-                line.remove(ticket)
-                if group and line:
-                    touch(line[0] / "turn")
+            self.missing.pop(ticket, None)
+            for line in tuple(self.lines.values()):
+                if ticket in line:
+                    line.remove(ticket)
+                    if line and self.missing[line[0]]:
+                        self._advance(line[0])
 
 
 def touch(path: Path) -> None:
@@ -65,7 +77,6 @@ class JobLog:
     name: str
     leg: bool
     ticket: Path | None = None
-    group: str = ""
     state: Literal["queued", "in_progress", "completed"] = "queued"
     started: datetime | None = None
     began: float = 0.0
@@ -134,11 +145,11 @@ class Jobs:
         """From the steps that localhub.for_act has put in."""
         if step == TURN and entry.get("raw_output") and log.ticket is None:
             ticket = Path(text.strip())
-            log.name, log.group = ((ticket / name).read_text(encoding="utf-8").strip() for name in ("name", "group"))
+            log.name, group = ((ticket / name).read_text(encoding="utf-8").strip() for name in ("name", "group"))
             if matrix and "${{" not in self.file.jobs[log.id].name:  # then GitHub tells the legs apart by their values
                 log.name = f"{log.name} ({', '.join(leaves(matrix))})"
             log.ticket = ticket
-            self.turns.join(log.group, ticket)
+            self.turns.join(ticket, group=group, machine=self.file.jobs[log.id].self_hosted)
         elif step == TURN and entry.get("stepResult") == "success":
             log.state, log.started, log.began = "in_progress", now(), time.monotonic()
         elif step == END:
@@ -155,7 +166,7 @@ class Jobs:
         """What a job has left running ends with it, as on GitHub; then the next of its group may go on."""
         if log.ticket is not None:
             send(signal.SIGKILL, marked(f"LOCALHUB_TICKET={log.ticket}"))
-            self.turns.leave(log.group, log.ticket)
+            self.turns.leave(log.ticket)
 
     def show(self) -> None:
         """Jobs that wait for others are not among them yet, as on GitHub."""
@@ -192,7 +203,7 @@ class Jobs:
                 log.cancelled = True
                 touch(log.ticket / "cancelled")
                 if log.state == "queued":
-                    self.turns.leave(log.group, log.ticket)
+                    self.turns.leave(log.ticket)
                     touch(log.ticket / "turn")
                     continue
                 first = at_work.setdefault(id(log), log.step)

@@ -1,8 +1,9 @@
 """Runs a local hub's own workflow files, by `act`, on this machine: several at once, as far as their concurrency groups let them.
 
 act runs a workflow as if it were alone. What GitHub does around it is done here: a step that localhub.for_act puts at the front of
-every job waits until the job's `concurrency` group is free (localhub.jobs.Turns, over all runs), so of all runs together one gate
-decides, one job measures on the one GPU and one job writes the scoreboard; and a run that is cancelled is stopped step by step.
+every job waits until the job's `concurrency` group is free, and for a self-hosted job the one machine (localhub.jobs.Turns, over all
+runs). So of all runs together one gate decides, one job measures and one job writes the scoreboard, leg by leg in a matrix, and
+everything else goes on beside it. A run that is cancelled is stopped step by step, as GitHub's runner does it.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def log(run: Run, name: str) -> list[str]:
 
 
 def test_runs_overlap_as_far_as_their_groups_let_them(small: Local, tmp_path: Path) -> None:
-    """Of one group one job works at a time, also in a matrix; what is in no group waits for nobody."""
+    """Of one group one job works at a time, and one on the one machine; what needs neither waits for nobody."""
     seen, go = tmp_path / "seen", tmp_path / "go"
     put(small, f"""
         free:
@@ -258,7 +258,7 @@ def test_runs_overlap_as_far_as_their_groups_let_them(small: Local, tmp_path: Pa
           name: GPU ${{{{ matrix.leg }}}}
           strategy: {{fail-fast: false, matrix: {{leg: [1, 2]}}}}
           runs-on: [self-hosted, gpu]
-          concurrency: {{group: "gpu-${{{{ github.event.action }}}}", cancel-in-progress: false, queue: max}}
+          concurrency: {{group: "gpu-${{{{ matrix.leg }}}}", cancel-in-progress: false, queue: max}}
           steps:
             - run: echo in >> {seen}; until [ -e {go} ]; do sleep 0.05; done; sleep 0.3; echo out >> {seen}
         """)
