@@ -324,8 +324,15 @@ def test_a_run_at_work_is_cancelled(small: Local) -> None:
           runs-on: ubuntu-latest
           if: always()
           steps: [{run: "sleep 2; echo not stopped; {HEARD}"}]
+        polite:
+          runs-on: ubuntu-latest
+          steps: [{run: "trap 'exit 0' INT; while true; do sleep 0.1; done"}]
         three:
           needs: one
+          runs-on: ubuntu-latest
+          steps: [{run: echo never}]
+        four:
+          needs: polite
           runs-on: ubuntu-latest
           steps: [{run: echo never}]
         two:
@@ -340,7 +347,8 @@ def test_a_run_at_work_is_cancelled(small: Local) -> None:
     assert ask(small, "GET", f"{run.id}").json()["status"] == "in_progress"
     small.workflows.wait(60)
     assert (run.conclusion, ends(run)) == (
-        "cancelled", {"one": "cancelled", "other": "success", "three": "skipped", "two": "success"})
+        "cancelled",
+        {"one": "cancelled", "polite": "cancelled", "other": "success", "three": "skipped", "four": "skipped", "two": "success"})
     assert "asked to stop" in log(run, "one")
     assert "never" not in log(run, "one")
     assert "not stopped" in log(run, "other")
@@ -407,7 +415,7 @@ def test_what_a_job_leaves_running_ends_with_it(small: Local, tmp_path: Path) ->
     put(small, f"""
         one:
           runs-on: ubuntu-latest
-          steps: [{{run: "setsid sleep 323 >/dev/null 2>&1 </dev/null & echo $! > {pid}"}}]
+          steps: [{{run: "setsid sleep 323 >/dev/null 2>&1 </dev/null & echo $! > {pid}; {HEARD}"}}]
         """)
     run = begin(small)
     small.workflows.wait(60)
