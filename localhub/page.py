@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from localhub import markdown
 from localhub.repository import BRANCH, Entry
-from localhub.state import Absent, Comment, Forbidden, Hub, Invalid, Issue, Label, Reaction, Run, User, Workflow
+from localhub.state import Absent, Comment, Forbidden, Hub, Invalid, Issue, Job, Label, Reaction, Run, User, Workflow
 
 STYLE = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("github-markdown.css", "page.css"))
 # Fetches the page anew every 1.5 s and puts what changed in its place, so that what is being typed stays.
@@ -80,6 +80,10 @@ def reactions(given: Sequence[Reaction]) -> str:
 def dot(run: Run) -> str:
     word = run.conclusion or run.status
     return f'<span class="dot {word}" title="{word}">{MARKS[word]}</span>'
+
+
+def how_far(job: Job) -> str:
+    return job.conclusion if job.conclusion in ("queued", "in_progress") else f"{job.conclusion} · {job.duration_s:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,13 +271,12 @@ class Pages:
     def run(self, run: Run) -> str:
         jobs = "".join(f'<details class="job"{" open" if job.conclusion != "skipped" else ""} id="{escape(job.name, quote=True)}"><summary>'
                        f'<span class="dot {job.conclusion}">{MARKS[job.conclusion]}</span> <b>{escape(job.name)}</b> '
-                       f'<span class="soft">{job.conclusion} · {job.duration_s:.1f} s</span></summary>'
+                       f'<span class="soft">{how_far(job)}</span></summary>'
                        f'<pre class="log">{escape(job.log)}</pre></details>' for job in run.jobs)
-        live = f'<pre class="log">{escape(run.log)}</pre>' if run.log and not run.jobs else ""
         note = f'<p><b>{escape(run.note)}</b></p>' if run.note else ""
         at = f'<a href="{self.root}/commit/{run.sha}"><code>{run.sha[:7]}</code></a>'
         return self.page(run.title, "Actions", f'<div id="run" data-live><h1>{dot(run)} {escape(run.title)}</h1><p class="soft">'
-                         f'{self._run_facts(run)} · at {at}</p>{note}<div class="box">{jobs or live}</div></div>')
+                         f'{self._run_facts(run)} · at {at}</p>{note}<div class="box">{jobs}</div></div>')
 
 
 def picture(hub: Hub, address: str) -> bytes | None:

@@ -6,7 +6,7 @@ import base64
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from localhub.repository import BRANCH, Change, Commit, Entry
@@ -132,11 +132,12 @@ class Replies:
         return "COLLABORATOR" if user.login in self.hub.roles else "NONE"
 
     def issue(self, issue: Issue) -> JSON:
-        own = f"{self.api}/issues/{issue.number}"
+        own, page = f"{self.api}/issues/{issue.number}", f"{self.html}/{'pull' if issue.pull_request else 'issues'}/{issue.number}"
+        pull = {"url": f"{self.api}/pulls/{issue.number}", "html_url": page, "diff_url": f"{page}.diff", "patch_url": f"{page}.patch"}
         return {
             "id": issue.id, "node_id": node("I", issue.id), "number": issue.number, "title": issue.title, "body": issue.body,
             "url": own, "repository_url": self.api, "labels_url": f"{own}/labels{{/name}}", "comments_url": f"{own}/comments",
-            "events_url": f"{own}/events", "html_url": f"{self.html}/issues/{issue.number}", "user": self.user(issue.user),
+            "events_url": f"{own}/events", "html_url": page, "user": self.user(issue.user),
             "labels": [self.label(one) for one in issue.labels],
             "state": issue.state, "state_reason": "completed" if issue.state == "closed" else None, "locked": issue.locked,
             "active_lock_reason": None, "assignee": None, "assignees": [], "comments": len(issue.comments),
@@ -144,7 +145,7 @@ class Replies:
             "created_at": moment(issue.created), "updated_at": moment(issue.updated), "closed_at": moment(issue.closed),
             "performed_via_github_app": None, "timeline_url": f"{own}/timeline",
             "reactions": self.reactions(issue.reactions, f"{own}/reactions"),
-        }
+        } | ({"pull_request": pull} if issue.pull_request else {})
 
     def comment(self, comment: Comment) -> JSON:
         own = f"{self.api}/issues/comments/{comment.id}"
@@ -263,12 +264,13 @@ class Replies:
     def job(self, run: Run, place: int, job: Job) -> JSON:
         number = run.id * 100 + place
         over = job.conclusion not in ("queued", "in_progress")
+        ended = job.started + timedelta(seconds=job.duration_s) if job.started else run.finished or run.created
         return {
             "id": number, "run_id": run.id, "run_url": f"{self.api}/actions/runs/{run.id}", "node_id": node("CR", number),
             "head_sha": run.sha, "url": f"{self.api}/actions/jobs/{number}", "html_url": f"{self.html}/actions/runs/{run.id}#{job.name}",
             "status": "completed" if over else job.conclusion, "conclusion": job.conclusion if over else None,
             "created_at": moment(run.created), "started_at": moment(job.started or run.created),
-            "completed_at": moment(run.finished or run.created) if over else None,
+            "completed_at": moment(ended) if over else None,
             "name": job.name, "check_run_url": f"{self.api}/check-runs/{number}",
             "labels": [], "runner_id": None, "runner_name": None, "runner_group_id": None, "runner_group_name": None,
             "workflow_name": run.workflow.name, "head_branch": BRANCH, "steps": [],

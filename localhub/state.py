@@ -101,7 +101,7 @@ class Comment:
 
 @dataclass(slots=True)
 class Issue:
-    """An issue with its thread; `labels` and `milestone` are those of the hub."""
+    """An issue with its thread; `labels` and `milestone` are those of the hub. A pull request is one too, on GitHub as here."""
 
     id: int
     number: int
@@ -117,6 +117,7 @@ class Issue:
     locked: bool = False
     comments: list[Comment] = field(default_factory=list)
     reactions: list[Reaction] = field(default_factory=list)
+    pull_request: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +301,12 @@ class Hub:
         self.issues.append(issue)
         self.tell("issues", "opened", user, issue)
         return issue
+
+    def add_pull_request(self, user: User, title: str) -> Issue:
+        """A pull request as far as its thread goes: there are no commits in it."""
+        moment = now()
+        self.issues.append(Issue(next(self.ids), len(self.issues) + 1, title, None, user, moment, moment, pull_request=True))
+        return self.issues[-1]
 
     def issue(self, number: int) -> Issue:
         if not 1 <= number <= len(self.issues):

@@ -1,4 +1,10 @@
-"""Runs a local hub's own workflow files, by `act`, on this machine: one after another, as one GPU machine would."""
+"""Runs a local hub's own workflow files, by `act`, on this machine: several at once, as far as their concurrency groups let them.
+
+act runs a workflow as if it were alone. What GitHub does around it is done here: a step that localhub.for_act puts at the front of
+every job waits until the job's `concurrency` group is free, and for a self-hosted job the one machine (localhub.jobs.Turns, over all
+runs). So of all runs together one gate decides, one job measures and one job writes the scoreboard, leg by leg in a matrix, and
+everything else goes on beside it. A run that is cancelled is stopped step by step, as GitHub's runner does it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,6 @@ import os
 import queue
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,38 +22,29 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 import yaml
 
+from localhub.for_act import for_act
+from localhub.jobs import Jobs, Turns
+from localhub.processes import end_trees
 from localhub.replies import JSON, Replies
 from localhub.repository import GitError, Repository
-from localhub.state import Hub, Job, Run, User, Workflow, now
+from localhub.state import Hub, Run, User, Workflow, now
 
 STAND_INS = Path(__file__).with_name("actions")
 RUNNERS = ("ubuntu-latest", "self-hosted")
-# Keys of workflow files that are newer than act 0.2.89, which refuses the whole file for them. They say how runs queue up and what
-# they cache; here runs never overlap and nothing is cached, so the lines are left blank.
-UNKNOWN_TO_ACT = re.compile(r"^(?:cache-mode:.*|[ ]+queue: max)$", re.MULTILINE)
+# A run that waits for a group holds a place and an act that sleeps. So there are more places than runs that the bot lets wait, and
+# the command that cancels one of them finds one too; and each act may start all jobs of a run at once, whatever the CPUs.
+AT_ONCE = 16
 USES = re.compile(r"^\s*-?\s*uses:\s*([\w.-]+/[\w.-]+)@([\w.-]+)", re.MULTILINE)
-COLORS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x07|\r")
 # What a GPU machine may need that is not in PATH; nothing else of this process's environment reaches a step.
 PASSED_ON = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME")
 
 
 class CannotRun(Exception):
     """The machine lacks what runs workflows; the text says what to install."""
-
-
-@dataclass(slots=True)
-class JobLog:
-    """What one job has printed so far."""
-
-    name: str
-    started: float
-    ended: float
-    lines: list[str] = field(default_factory=list)
-    result: str | None = None
 
 
 @dataclass(slots=True)
@@ -66,8 +62,9 @@ class Workflows:
     variables: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     waiting: queue.Queue[Run | None] = field(default_factory=queue.Queue)
+    turns: Turns = field(default_factory=Turns)
     stopped: bool = False
-    process: subprocess.Popen[str] | None = None
+    acts: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
 
     def __call__(self, event: str, facts: dict[str, Any], sender: User) -> None:
         """The hub's listener: queues a run of every workflow that the event starts."""
@@ -108,20 +105,22 @@ class Workflows:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Listens and works in a thread until the block ends; then ends what still runs, to the last process."""
+        """Listens and works until the block ends; then ends what still runs, to the last process."""
         act()
         self.hub.listeners.append(self)
-        worker = threading.Thread(target=self._work, name="workflows", daemon=True)
-        worker.start()
+        workers = [threading.Thread(target=self._work, name=f"workflows-{place}", daemon=True) for place in range(AT_ONCE)]
+        for worker in workers:
+            worker.start()
         try:
             yield
         finally:
             self.hub.listeners.remove(self)
             self.stopped = True
-            self.waiting.put(None)
-            if self.process is not None:
-                end_tree(self.process)
-            worker.join(timeout=20)
+            for _ in workers:
+                self.waiting.put(None)
+            end_trees(tuple(self.acts.values()))
+            for worker in workers:
+                worker.join(timeout=20)
 
     def _work(self) -> None:
         while (run := self.waiting.get()) is not None and not self.stopped:
@@ -141,45 +140,51 @@ class Workflows:
     def _run(self, run: Run, room: Path) -> None:
         """One run of one workflow in `room`, by act; leaves jobs, logs and the conclusion in `run`."""
         text = (self.hub.git.read(run.sha, run.workflow.path) or b"").decode()
+        jobs = Jobs(run, for_act(text), self.turns)
         file = room / "workflows" / run.workflow.file
         file.parent.mkdir()
-        file.write_text(UNKNOWN_TO_ACT.sub("", text), encoding="utf-8")
+        file.write_text(jobs.file.text, encoding="utf-8")
         (room / "event.json").write_text(json.dumps(run.payload), encoding="utf-8")
         # act reads the run's commit from the folder that it starts in.
         clone = room / "clone"
         self.hub.git.git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
         Repository(clone).git("update-ref", "HEAD", run.sha)
         (room / "home").mkdir()
+        (room / "tickets").mkdir()
         secrets = room / "secrets"
         secrets.touch(mode=0o600)
         held = {"GITHUB_TOKEN": self.token} | self.secrets
         secrets.write_text("".join(f"{name}={value}\n" for name, value in held.items()), encoding="utf-8")
         command = [act(), run.event, "--json", "--eventpath", str(room / "event.json"), "--workflows", str(file),
-                   *(part for label in RUNNERS for part in ("--platform", f"{label}=-self-hosted")),
+                   *(part for label in RUNNERS for part in ("--platform", f"{label}=-self-hosted")), "--concurrent-jobs", str(AT_ONCE),
                    "--action-offline-mode", "--no-cache-server", "--container-daemon-socket", "-", "--actor", run.actor.login,
                    "--secret-file", str(secrets), *stand_ins(text), *self._settings(run, room)]
         with (room / "errors").open("w+", encoding="utf-8") as errors:
             with subprocess.Popen(command, cwd=clone, env=environment(room), text=True, stdout=subprocess.PIPE, stderr=errors,
-                                  stdin=subprocess.DEVNULL, start_new_session=True, errors="replace") as self.process:
+                                  stdin=subprocess.DEVNULL, start_new_session=True, errors="replace") as process:
+                self.acts[run.id] = process
                 if self.stopped:
-                    end_tree(self.process)
-                assert self.process.stdout is not None, "a pipe was asked for"
-                logs, skipped = read_log(self.process.stdout, run)
+                    end_trees((process,))
+                watch = threading.Thread(target=jobs.stop_when_cancelled, args=(process,), name=f"run-{run.id}", daemon=True)
+                watch.start()
+                assert process.stdout is not None, "a pipe was asked for"
+                jobs.follow(process.stdout)
+            del self.acts[run.id]
+            watch.join()
             run.artifacts = {path.stem: path.read_bytes() for path in sorted((room / "artifacts").glob("*.zip"))}
-            code = self.process.returncode
             errors.seek(0)
             said = errors.read().strip()
-        self.process = None
-        conclude(run, logs, skipped, code, said)
-        if self.stopped:
-            run.conclusion = "cancelled"
+        with self.hub.lock:
+            if self.stopped:
+                run.conclusion = "cancelled"
+            jobs.conclude(process.returncode, said)
 
     def _settings(self, run: Run, room: Path) -> Sequence[str]:
         pairs = {
             "GITHUB_API_URL": self.url, "GITHUB_SERVER_URL": self.url, "GITHUB_GRAPHQL_URL": f"{self.url}/graphql",
             "GITHUB_REPOSITORY": self.hub.name, "GITHUB_REPOSITORY_OWNER": self.hub.name.split("/")[0], "GITHUB_RUN_ID": str(run.id),
             "GITHUB_RUN_NUMBER": str(run.number), "SPRINTBENCH_PYTHON": sys.executable, "LOCALHUB_GIT": str(self.hub.git.path.resolve()),
-            "LOCALHUB_ARTIFACTS": str(room / "artifacts"), "PAGER": "cat", "GIT_PAGER": "cat",
+            "LOCALHUB_ARTIFACTS": str(room / "artifacts"), "LOCALHUB_TICKETS": str(room / "tickets"), "PAGER": "cat", "GIT_PAGER": "cat",
         } | ({"SPRINTBENCH_FAST": "1"} if self.fast else {})
         return [part for option, held in (("--env", pairs), ("--var", self.variables))
                 for name, value in held.items() for part in (option, f"{name}={value}")]
@@ -209,91 +214,3 @@ def stand_ins(text: str) -> Sequence[str]:
             raise CannotRun(f"{action} has no stand-in in localhub/actions, so this workflow does not run on a local hub")
         options += ["--local-repository", f"{action}@{ref}={folder}"]
     return options
-
-
-def read_log(lines: IO[str], run: Run) -> tuple[dict[str, JobLog], dict[str, str]]:
-    """act's JSON lines as a log for each job id; and the jobs that found no runner, with act's reason. Keeps `run.log` up to date."""
-    logs: dict[str, JobLog] = {}
-    skipped: dict[str, str] = {}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        job, text = entry.get("jobID"), COLORS.sub("", entry.get("msg", ""))
-        if job is None:
-            continue
-        if "Skipping unsupported platform" in text:
-            skipped[job] = text.strip()
-            continue
-        name = str(entry.get("job", job)).rpartition("/")[2].strip()
-        log = logs.setdefault(job, JobLog(name, time.monotonic(), time.monotonic()))
-        log.ended, log.result = time.monotonic(), entry.get("jobResult", log.result)
-        if entry.get("raw_output"):
-            log.lines.append(text.rstrip("\n"))
-        elif entry.get("level") == "error" or entry.get("stepResult", "success") != "success":
-            log.lines.append(f"! {text.strip()}")
-        elif text.startswith("⭐ Run Main") and len(entry.get("stepID", ())) == 1:
-            log.lines.append(f"▸ {entry.get('step', '')}")
-        else:
-            continue
-        run.log = "\n".join(f"{one.name}\n" + "\n".join(f"  {line}" for line in one.lines) for one in logs.values())
-    return logs, skipped
-
-
-def conclude(run: Run, logs: dict[str, JobLog], skipped: dict[str, str], code: int, said: str) -> None:
-    """Every job's end. A job whose `if:` is false, or whose needs failed, is skipped; one that no runner takes is an error."""
-    jobs = []
-    for job, name in run.workflow.jobs:
-        log = logs.get(job)
-        if log is None:
-            jobs.append(Job(name, "failure" if job in skipped else "skipped", skipped.get(job, "")))
-        else:
-            conclusion: Literal["success", "failure"] = "success" if log.result == "success" else "failure"
-            jobs.append(Job(name, conclusion, "\n".join(log.lines), log.ended - log.started))
-    run.jobs = tuple(jobs)
-    well = code == 0 and all(job.conclusion != "failure" for job in jobs)
-    run.conclusion = "success" if well else "failure"
-    if skipped:
-        run.note = f"No runner takes {', '.join(skipped)}: its labels are not mapped."
-    elif not logs and code:
-        run.note = said
-
-
-def descendants(*roots: int) -> set[tuple[int, str]]:
-    """Processes below any of `roots`, as (id, start time), from /proc; none on a system without it."""
-    children: dict[int, list[tuple[int, str]]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # The name, in brackets, may hold anything: what comes after the last bracket counts.
-            fields = stat.read_text().rpartition(")")[2].split()
-            children.setdefault(int(fields[1]), []).append((int(stat.parent.name), fields[19]))
-    found: set[tuple[int, str]] = set()
-    waiting = list(roots)
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found.update(below)
-        waiting += [pid for pid, _ in below]
-    return found
-
-
-def alive(pid: int, started: str) -> bool:
-    """Whether it is still that process, and not a later one with its number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19] == started
-    except OSError:
-        return False
-
-
-def end_tree(process: subprocess.Popen[str]) -> None:
-    """Asks act to stop, which lets `if: always()` steps run; what is left after that, in any session, is killed."""
-    tree = descendants(process.pid)
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=5)
-    for pid, started in tree | descendants(process.pid, *(pid for pid, _ in tree)):
-        with contextlib.suppress(ProcessLookupError):
-            if alive(pid, started):
-                os.kill(pid, signal.SIGKILL)
-    process.kill()

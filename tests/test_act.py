@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Iterator
-from datetime import timedelta
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from conftest import Played
 
 from localhub import demo
 from localhub.demo import Local
+from localhub.processes import alive, descendants
 from localhub.repository import Person, Repository
 from localhub.state import BOT, Comment, Run, now
-from localhub.workflows import CannotRun, alive, descendants, stand_ins
+from localhub.workflows import CannotRun, stand_ins
 
 WEEK01 = "workloads/week01_compile/run.py"
 SPRINTER = Person("sprinter", "1001+sprinter@users.noreply.github.com")
@@ -108,6 +113,17 @@ def test_talk_starts_nothing(local: Local) -> None:
     assert (replies(local), local.service.requests) == ([], [])
 
 
+def test_a_comment_on_a_pull_request_starts_nothing(local: Local) -> None:
+    hub = local.hub
+    with hub.lock:
+        pull = hub.add_pull_request(hub.users["sprinter"], "Faster")
+        hub.add_comment(hub.users["sprinter"], pull.number, "/bench week01 --smoke")
+    local.workflows.wait(60)
+    [run] = hub.runs
+    assert set(ends(run).values()) == {"skipped"}
+    assert (len(pull.comments), pull.comments[0].reactions, local.service.requests) == (1, [], [])
+
+
 def test_the_gate_alone_says_how_things_are(local: Local) -> None:
     comment(local, "sprinter", "/status")
     comment(local, "sprinter", "/cancel")
@@ -183,6 +199,7 @@ jobs:
 def small(tmp_path: Path) -> Iterator[Local]:
     with demo.local_hub(Repository.create(tmp_path / "small.git")) as local:
         yield local
+    assert local.service.violations == []
 
 
 # act sometimes loses the last words of a step that ends within a few milliseconds of them.
@@ -191,6 +208,301 @@ HEARD = "sleep 0.5"
 
 def put_small(local: Local, label: str, run: str) -> None:
     local.hub.git.put({".github/workflows/small.yml": SMALL.format(label=label, run=run).encode()}, "small", SPRINTER)
+
+
+def put(local: Local, jobs: str) -> None:
+    """A workflow of such jobs, which every comment starts; `{HEARD}` keeps what a step says last."""
+    text = f"name: small\non: issue_comment\njobs:\n{textwrap.indent(textwrap.dedent(jobs).strip(), '  ')}\n"
+    local.hub.git.put({".github/workflows/small.yml": text.replace("{HEARD}", HEARD).encode()}, "small", SPRINTER)
+
+
+def begin(local: Local) -> Run:
+    """Starts a run, and waits for nothing."""
+    hub = local.hub
+    with hub.lock:
+        issue = hub.issues[0] if hub.issues else hub.add_issue(hub.users["sprinter"], "An issue")
+        hub.add_comment(hub.users["sprinter"], issue.number, "x")
+        return hub.runs[-1]
+
+
+def ask(local: Local, method: str, path: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {local.workflows.token}"}
+    return httpx.request(method, f"{local.url}/repos/{local.hub.name}/actions/runs/{path}", headers=headers, timeout=10)
+
+
+def states(local: Local, run: Run) -> dict[str, str]:
+    """How its jobs are, by the API."""
+    return {job["name"]: job["conclusion"] or job["status"] for job in ask(local, "GET", f"{run.id}/jobs").json()["jobs"]}
+
+
+def until(true: Callable[[], bool], *runs: Run) -> None:
+    last_moment = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < last_moment, [(run.status, run.jobs, run.note) for run in runs]
+        time.sleep(0.05)
+
+
+def log(run: Run, name: str) -> list[str]:
+    [job] = [job for job in run.jobs if job.name == name]
+    return job.log.splitlines()
+
+
+def test_runs_overlap_as_far_as_their_groups_let_them(small: Local, tmp_path: Path) -> None:
+    """Of one group one job works at a time, and one on the one machine; what needs neither waits for nobody."""
+    seen, go = tmp_path / "seen", tmp_path / "go"
+    put(small, f"""
+        free:
+          runs-on: ubuntu-latest
+          steps: [{{run: "echo free; {HEARD}"}}]
+        gpu:
+          name: GPU ${{{{ matrix.leg }}}}
+          strategy: {{fail-fast: false, matrix: {{leg: [1, 2]}}}}
+          runs-on: [self-hosted, gpu]
+          concurrency: {{group: "gpu-${{{{ matrix.leg }}}}", cancel-in-progress: false, queue: max}}
+          steps:
+            - run: echo in >> {seen}; until [ -e {go} ]; do sleep 0.05; done; sleep 0.3; echo out >> {seen}
+        """)
+    first = begin(small)
+    until(lambda: sorted(states(small, first).values()) == ["in_progress", "queued", "success"], first)
+    second = begin(small)
+    until(lambda: states(small, second) == {"free": "success", "GPU 1": "queued", "GPU 2": "queued"}, second)
+    assert [run.status for run in (first, second)] == ["in_progress", "in_progress"]
+    assert seen.read_text().split() == ["in"]
+    go.touch()
+    small.workflows.wait(60)
+    assert seen.read_text().split() == ["in", "out"] * 4
+    assert [run.conclusion for run in (first, second)] == ["success", "success"]
+
+
+def test_a_job_at_work_is_seen_at_work(small: Local, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    put(small, f"""
+        one:
+          name: First
+          runs-on: ubuntu-latest
+          steps: [{{run: "echo hello; until [ -e {go} ]; do sleep 0.05; done"}}]
+        two:
+          needs: one
+          runs-on: ubuntu-latest
+          steps: [{{run: "sleep 1.1"}}]
+        """)
+    run = begin(small)
+    until(lambda: states(small, run) == {"First": "in_progress"} and "hello" in run.jobs[0].log, run)
+    [job] = ask(small, "GET", f"{run.id}/jobs").json()["jobs"]
+    assert (job["status"], job["conclusion"], job["completed_at"]) == ("in_progress", None, None)
+    assert timedelta(0) <= now() - datetime.fromisoformat(job["started_at"]) < timedelta(seconds=30)
+    page = httpx.get(f"{small.url}/{small.hub.name}/actions/runs/{run.id}").text
+    assert ("in_progress" in page, "hello" in page) == (True, True)
+    go.touch()
+    small.workflows.wait(60)
+    one, two = ask(small, "GET", f"{run.id}/jobs").json()["jobs"]
+    assert (one["conclusion"], two["conclusion"], one["started_at"]) == ("success", "success", job["started_at"])
+    assert one["started_at"] <= one["completed_at"] <= two["started_at"] < two["completed_at"]
+
+
+def test_a_run_at_work_is_cancelled(small: Local) -> None:
+    """As on GitHub: the step's own process is asked to stop, steps and jobs that run always still do, and the rest does not."""
+    put(small, """
+        one:
+          runs-on: ubuntu-latest
+          steps:
+            - run: |
+                mkdir out
+                exec python -uc "
+                import signal, sys, time
+                def stop(*_):
+                    print('asked to stop'), open('out/word', 'w').write('half'), time.sleep(0.5), sys.exit(0)
+                signal.signal(signal.SIGINT, stop)
+                print('at work')
+                time.sleep(300)"
+            - run: sleep 1; echo never
+            - run: echo never
+            - if: ${{ always() }}
+              uses: actions/upload-artifact@v7
+              with: {name: result, path: out}
+        other:
+          runs-on: ubuntu-latest
+          if: always()
+          steps: [{run: "sleep 2; echo not stopped; {HEARD}"}]
+        polite:
+          runs-on: ubuntu-latest
+          steps: [{run: "trap 'exit 0' INT; while true; do sleep 0.1; done"}]
+        three:
+          needs: one
+          runs-on: ubuntu-latest
+          steps: [{run: echo never}]
+        four:
+          needs: polite
+          runs-on: ubuntu-latest
+          steps: [{run: echo never}]
+        two:
+          needs: [one, other]
+          if: ${{ always() }}
+          runs-on: ubuntu-latest
+          steps: [{run: "echo one ${{ needs.one.result }}, other ${{ needs.other.result }}; {HEARD}"}]
+        """)
+    run = begin(small)
+    until(lambda: "at work" in run.log, run)
+    assert ask(small, "POST", f"{run.id}/cancel").status_code == 202
+    assert ask(small, "GET", f"{run.id}").json()["status"] == "in_progress"
+    small.workflows.wait(60)
+    assert (run.conclusion, ends(run)) == (
+        "cancelled",
+        {"one": "cancelled", "polite": "cancelled", "other": "success", "three": "skipped", "four": "skipped", "two": "success"})
+    assert "asked to stop" in log(run, "one")
+    assert "never" not in log(run, "one")
+    assert "not stopped" in log(run, "other")
+    assert "one cancelled, other success" in log(run, "two")
+    assert zipfile.ZipFile(io.BytesIO(run.artifacts["result"])).read("word") == b"half"
+    assert ask(small, "POST", f"{run.id}/cancel").status_code == 409
+
+
+def test_a_job_that_waits_is_cancelled_and_keeps_nobody_waiting(small: Local, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    put(small, f"""
+        gpu:
+          runs-on: ubuntu-latest
+          concurrency: gpu
+          steps: [{{run: "echo mine; until [ -e {go} ]; do sleep 0.05; done"}}]
+        report:
+          needs: gpu
+          if: always() && needs.gpu.result == 'cancelled'
+          runs-on: ubuntu-latest
+          steps: [{{run: "echo reported; {HEARD}"}}]
+        """)
+    works = begin(small)
+    until(lambda: states(small, works) == {"gpu": "in_progress"}, works)
+    waits = begin(small)
+    until(lambda: states(small, waits) == {"gpu": "queued"}, waits)
+    last = begin(small)
+    assert ask(small, "POST", f"{waits.id}/cancel").status_code == 202
+    until(lambda: waits.status == "completed", waits)
+    assert (waits.conclusion, ends(waits)) == ("cancelled", {"gpu": "cancelled", "report": "success"})
+    assert (log(waits, "gpu"), "reported" in waits.log) == ([], True)
+    assert works.status == "in_progress"
+    go.touch()
+    small.workflows.wait(60)
+    assert [ends(run) for run in (works, last)] == [{"gpu": "success", "report": "skipped"}] * 2
+
+
+@pytest.mark.slow
+def test_a_step_that_will_not_stop_is_killed_with_all_below_it(small: Local, tmp_path: Path) -> None:
+    """7.5 s after SIGINT comes SIGTERM, 2.5 s later the end, as GitHub's documentation has it."""
+    pids = tmp_path / "pids"
+    put(small, f"""
+        one:
+          runs-on: ubuntu-latest
+          steps:
+            - run: |
+                trap 'echo SIGINT' INT; trap 'echo SIGTERM' TERM
+                setsid sleep 322 & echo $! > {pids}
+                while true; do sleep 0.1; done
+            - if: always()
+              run: echo cleaned; {HEARD}
+        """)
+    run = begin(small)
+    until(pids.exists, run)
+    assert ask(small, "POST", f"{run.id}/cancel").status_code == 202
+    small.workflows.wait(60)
+    words = [line for line in log(run, "one") if line in ("SIGINT", "SIGTERM", "cleaned")]
+    assert (ends(run), words) == ({"one": "cancelled"}, ["SIGINT", "SIGTERM", "cleaned"])
+    assert 10 <= run.jobs[0].duration_s < 20
+    until(lambda: not Path(f"/proc/{pids.read_text().strip()}").exists(), run)
+
+
+def test_what_a_job_leaves_running_ends_with_it(small: Local, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    put(small, f"""
+        one:
+          runs-on: ubuntu-latest
+          steps: [{{run: "setsid sleep 323 >/dev/null 2>&1 </dev/null & echo $! > {pid}; {HEARD}"}}]
+        """)
+    run = begin(small)
+    small.workflows.wait(60)
+    assert run.conclusion == "success"
+    until(lambda: not Path(f"/proc/{pid.read_text().strip()}").exists(), run)
+
+
+def test_each_leg_of_a_matrix_is_a_job(small: Local) -> None:
+    """With a name, an end, an artifact and a log of its own; one that is skipped is one job, without legs."""
+    put(small, """
+        gate:
+          runs-on: ubuntu-latest
+          outputs: {legs: "${{ steps.legs.outputs.legs }}"}
+          steps:
+            - id: legs
+              run: echo 'legs=[{"week":"week01"},{"week":"week02"}]' >> "$GITHUB_OUTPUT"
+        bench:
+          name: Bench ${{ matrix.leg.week }}
+          needs: gate
+          strategy: {fail-fast: false, matrix: {leg: "${{ fromJSON(needs.gate.outputs.legs || '[{}]') }}"}}
+          runs-on: [self-hosted, gpu]
+          concurrency: gpu
+          steps:
+            - run: mkdir out; echo "of ${{ matrix.leg.week }}" | tee out/word; {HEARD}
+            - if: ${{ always() }}
+              uses: actions/upload-artifact@v7
+              with: {name: "result-${{ matrix.leg.week }}", path: out}
+            - if: ${{ matrix.leg.week == 'week01' }}
+              run: echo fails; {HEARD}; exit 3
+        report:
+          name: Report ${{ matrix.leg.week }}
+          needs: [gate, bench]
+          if: ${{ always() }}
+          strategy: {fail-fast: false, matrix: {leg: "${{ fromJSON(needs.gate.outputs.legs || '[{}]') }}"}}
+          runs-on: ubuntu-latest
+          steps:
+            - uses: actions/download-artifact@v8
+              with: {name: "result-${{ matrix.leg.week }}", path: in}
+            - run: echo "read $(cat in/word) after ${{ needs.bench.result }}"; {HEARD}
+        plain:
+          needs: gate
+          strategy: {matrix: {leg: "${{ fromJSON(needs.gate.outputs.legs) }}", python: [3]}}
+          runs-on: ubuntu-latest
+          steps: [{run: "true"}]
+        never:
+          name: Never ${{ matrix.leg.week }}
+          needs: gate
+          if: ${{ needs.gate.outputs.legs == '' }}
+          strategy: {fail-fast: false, matrix: {leg: "${{ fromJSON(needs.gate.outputs.legs || '[{}]') }}"}}
+          runs-on: ubuntu-latest
+          steps: [{run: "true"}]
+        """)
+    run = begin(small)
+    small.workflows.wait(60)
+    assert states(small, run) == {
+        "gate": "success", "Bench week01": "failure", "Bench week02": "success", "Report week01": "success", "Report week02": "success",
+        "plain (week01, 3)": "success", "plain (week02, 3)": "success", "Never ${{ matrix.leg.week }}": "skipped"}
+    for week, other in (("week01", "week02"), ("week02", "week01")):
+        bench, report = log(run, f"Bench {week}"), log(run, f"Report {week}")
+        assert (f"of {week}" in bench, f"read of {week} after failure" in report) == (True, True)
+        assert not any(other in line for line in (*bench, *report))
+        assert zipfile.ZipFile(io.BytesIO(run.artifacts[f"result-{week}"])).read("word") == f"of {week}\n".encode()
+    assert list(run.artifacts) == ["result-week01", "result-week02"]
+
+
+def test_another_commit_is_checked_out_beside_the_runs_own(small: Local) -> None:
+    git = small.hub.git
+    old = git.put({"word": b"old"}, "old", SPRINTER)
+    git.put({"word": b"new"}, "new", SPRINTER)
+    put(small, f"""
+        one:
+          runs-on: ubuntu-latest
+          steps:
+            - uses: actions/checkout@v7
+              with: {{ref: "${{{{ github.sha }}}}", persist-credentials: false}}
+            - if: ${{{{ github.event.action == 'created' }}}}
+              uses: actions/checkout@v7
+              with: {{ref: {old}, path: baseline, persist-credentials: false}}
+            - if: ${{{{ github.event.action == 'edited' }}}}
+              uses: actions/checkout@v7
+              with: {{ref: {old}, path: never}}
+            - run: echo "$(cat word) $(cat baseline/word) $(git rev-parse HEAD) $(git -C baseline rev-parse HEAD)"; [ ! -e never ]; {HEARD}
+        """)
+    run = begin(small)
+    small.workflows.wait(60)
+    assert run.conclusion == "success", run.log
+    assert f"new old {run.sha} {old}" in log(run, "one")
 
 
 def test_a_job_that_no_runner_takes_is_an_error(small: Local) -> None:

@@ -11,9 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from conftest import LocalHub
 from jsonschema import Draft7Validator
 
+from localhub.for_act import END, TURN, for_act
+from localhub.jobs import Turns
 from localhub.replies import Replies
 from localhub.repository import Repository
 from localhub.state import BOT, Hub, Job, Machine, read_workflow
@@ -327,6 +330,83 @@ def test_events_are_as_githubs_own(localhub: LocalHub) -> None:
             assert [error.message for error in schema(definition).iter_errors(payload)] == []
     del event["sender"]
     assert [error.message for error in schema("workflow_dispatch$event").iter_errors(event)] == ["'sender' is a required property"]
+
+
+def test_a_pull_requests_comment_says_so(localhub: LocalHub, bot: Client) -> None:
+    hub = localhub.hub
+    member = hub.users["member"]
+    pull = hub.add_pull_request(member, "Faster")
+    event = Replies(hub, localhub.url).issue_event("created", member, pull, localhub.comment_as("member", pull.number, "/bench"))
+    assert [error.message for error in schema("issue_comment$created").iter_errors(event)] == []
+    assert event["issue"]["pull_request"]["html_url"] == bot("GET", f"/issues/{pull.number}").json()["html_url"]
+    localhub.open_issue("An issue")
+    assert ["pull_request" in one for one in bot("GET", "/issues").json()] == [False, True]
+
+
+CARRIED = """
+on: issue_comment  # goes
+cache-mode: none
+jobs:
+  gate:
+    runs-on: ubuntu-latest
+    concurrency: {group: gate, queue: max}
+    outputs: {kept: "${{ steps.a.outputs.b }}"}
+    steps: [{id: a, run: "echo needs.gate.result '1.10'"}]
+  bench:
+    name: Bench ${{ matrix.leg }}
+    needs: gate
+    if: needs.gate.result == 'success' && !cancelled()
+    runs-on: [self-hosted, gpu]
+    concurrency: gpu-${{ matrix.leg }}
+    steps: [{uses: a/b@v1, with: {version: "3.11", on: yes}}, {run: x, if: "${{ always() }}"}, {id: c, run: x, if: cancelled()}]
+  report:
+    if: ${{ always() && needs.bench.result != 'skipped' }}
+    runs-on: ubuntu-latest
+    steps: [{run: "echo ${{ needs.bench.result }}"}]
+"""
+
+
+def test_a_workflow_is_carried_over_to_act() -> None:
+    """What is added is a first and a last step for each job; what is left out is what act refuses or does not know."""
+    made = for_act(CARRIED)
+    parsed = yaml.safe_load(made.text)
+    assert "cache-mode" not in parsed
+    gate, bench, report = (parsed["jobs"][job] for job in ("gate", "bench", "report"))
+    assert [[step.get("id") for step in job["steps"]] for job in (gate, bench, report)] == [
+        [TURN, "a", END], [TURN, None, None, "c", END], [TURN, None, END]]
+    assert [job["steps"][0]["env"] for job in (gate, bench, report)] == [
+        {"NAME": "gate", "GROUP": "gate"}, {"NAME": "Bench ${{ matrix.leg }}", "GROUP": "gpu-${{ matrix.leg }}"},
+        {"NAME": "report", "GROUP": ""}]
+    assert not any("concurrency" in job for job in (gate, bench, report))
+    assert gate["steps"][1]["run"] == "echo needs.gate.result '1.10'"
+    assert list(gate["outputs"]) == ["kept", "localhub-cancelled"]
+    known = "(needs.{0}.outputs.localhub-cancelled == 'true' && 'cancelled' || needs.{0}.result)"
+    assert bench["if"] == f"{known.format('gate')} == 'success' && !cancelled()"
+    assert report["steps"][1]["run"] == f"echo ${{{{ {known.format('bench')} }}}}"
+    assert 'version: "3.11", on: yes' in made.text
+    assert {job: (facts.self_hosted, facts.stays) for job, facts in made.jobs.items()} == {
+        "gate": (False, False), "bench": (True, False), "report": (False, True)}
+    assert made.jobs["bench"].steps == {TURN: False, "1": False, "2": True, "c": True, END: True}
+
+
+def test_turns_are_taken_in_order(tmp_path: Path) -> None:
+    """For the group first, then for the machine; who leaves, also without a turn, makes room."""
+    turns = Turns()
+    asked = {"a": ("one", True), "b": ("one", True), "c": ("two", True), "d": ("two", False), "e": ("", False), "f": ("one", False)}
+    tickets = {name: tmp_path / name for name in asked}
+    for name, (group, machine) in asked.items():
+        tickets[name].mkdir()
+        turns.join(tickets[name], group=group, machine=machine)
+
+    def may() -> str:
+        return "".join(name for name, ticket in tickets.items() if (ticket / "turn").exists())
+
+    told = [may()]
+    for name in "abcdf":
+        turns.leave(tickets[name])
+        told.append(may())
+    # a works; c has its group and waits for the machine, b has nothing; so c comes before b there.
+    assert told == ["ae", "ace", "acef", "acdef", "acdef", "acdef"]
 
 
 def test_a_checkout_of_a_run_finds_its_commit(tmp_path: Path) -> None:
