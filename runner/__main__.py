@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from runner import folder, process
+from runner import folder, process, spool
 from runner.child import failed, say
 from runner.telemetry import NvmlGpu, Sampler
 from workloads import machine, spec
@@ -75,10 +75,12 @@ class Job:
 @click.option("--timeout-min", type=click.FloatRange(0, 1440, min_open=True), metavar="N",
               help="Minutes after which a process is stopped.  [default: the week's own]")
 @click.option("--run", metavar="ID", help="The result's name: c<comment id>, or r<time>.  [default: r and the time in UTC]")
+@click.option("--spool", "kept", type=click.Path(path_type=Path), envvar="SPRINTBENCH_SPOOL", metavar="DIR",
+              help="Keep a copy here too, which outlives this job.  [default: $SPRINTBENCH_SPOOL; none where that is unset]")
 @click.option("--request", "line", metavar="JSON",
               help="WEEK and its options as the one line that `bench gate` writes. What only this machine sees then ends in a result, too.")
 def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int | None, repeat: int | None, profile: bool,
-         timeout_min: float | None, run: str | None, line: str | None) -> None:
+         timeout_min: float | None, run: str | None, kept: Path | None, line: str | None) -> None:
     """Run WEEK (week01 to week16) in a child process and write DIR/result.json: numbers, or why there are none.
 
     A raise, a crash, a hang, a lack of memory or disk, and a cancelled job all end in a valid result. Progress goes to stderr.
@@ -118,6 +120,11 @@ def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int 
         path = folder.write_result(out, spec.dumps(result))
     except OSError as error:
         raise click.ClickException(f"the result could not be written to {out}: {error.strerror}") from error
+    if kept:
+        try:
+            spool.keep(kept, out, result)
+        except OSError as error:  # the job still has its result, and hands it over
+            say(began, f"no copy in the spool {kept}: {error.strerror}")
     if result.failure:
         say(began, f"{result.status}: {result.failure.message}")
     say(began, f"{path} says {result.status}. Next: bench render {out}")

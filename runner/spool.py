@@ -1,0 +1,144 @@
+"""The spool: results kept outside the job's folder, each whole or not at all, until somebody has taken them over.
+
+A job's folder dies with its runner: a connection lost after an hour of measuring would lose the hour. So `keep` puts a copy of
+what was measured into SPOOL/<run>/, with its request and a list of checksums, and the next job on that machine offers it:
+`python -m runner.spool`, whose artifact `result-<run>` is checked like any other. A kill at any moment leaves the earlier
+entry, or the new one: an entry is built as .part-<run>, becomes .whole-<run> by one rename, and only then takes its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from runner import folder
+from workloads import spec
+from workloads.spec import Result
+
+REQUEST = "request.json"
+SUMS = "SHA256SUMS"
+PART, WHOLE = ".part-", ".whole-"
+MOST = 50  # entries; the oldest go first. At some 10 MB each, half a gigabyte at the worst
+
+
+def keep(spool: Path, out: Path, result: Result) -> Path:
+    """Copy result.json and its files from `out` into `spool` (made if missing). Raises OSError, with the spool as it was."""
+    spool.mkdir(exist_ok=True)
+    settle(spool)
+    part, whole = spool / f"{PART}{result.run}", spool / f"{WHOLE}{result.run}"
+    try:
+        part.mkdir()
+        content = {name: (out / name).read_bytes() for name in (folder.RESULT, *result.files)}
+        content[REQUEST] = spec.dumps(result.request).encode()
+        for name, raw in content.items():
+            folder.write_whole(part / name, raw)
+        folder.write_whole(part / SUMS, _sums(content).encode())
+        part.rename(whole)
+        _sync(spool)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    settle(spool)
+    for path in _entries(spool)[:-MOST]:
+        shutil.rmtree(path)
+    return spool / result.run
+
+
+def settle(spool: Path) -> None:
+    """Finish what a kill left: whole entries take their names, parts go."""
+    for part in spool.glob(f"{PART}*"):
+        shutil.rmtree(part)
+    for whole in spool.glob(f"{WHOLE}*"):
+        named = spool / whole.name.removeprefix(WHOLE)
+        shutil.rmtree(named, ignore_errors=True)
+        whole.rename(named)
+        _sync(spool)
+
+
+def offer(spool: Path, out: Path) -> str | None:
+    """Copy the oldest undamaged entry's result and files into `out`, a new folder; its run, or None where there is none."""
+    for entry in _entries(spool):
+        content = _read(entry)
+        if content is None:
+            click.echo(f"{entry} does not fit its {SUMS}, so it is not offered: look at it, then remove it", err=True)
+            continue
+        out.mkdir(parents=True)
+        for name, raw in content.items():
+            if name != REQUEST:
+                folder.write_whole(out / name, raw)
+        return entry.name
+    return None
+
+
+def forget(spool: Path, run: str) -> None:
+    """Remove what others now hold. It loses its name first, so a kill half-way leaves a part, which `settle` clears."""
+    entry = spool / run
+    if entry.is_dir():
+        gone = spool / f"{PART}{run}"
+        shutil.rmtree(gone, ignore_errors=True)
+        entry.rename(gone)
+        shutil.rmtree(gone)
+
+
+def _entries(spool: Path) -> list[Path]:
+    """Those with a run's name, the oldest first."""
+    found = [path for path in spool.iterdir() if spec.RUN.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _sums(content: dict[str, bytes]) -> str:
+    return "".join(f"{hashlib.sha256(raw).hexdigest()}  {name}\n" for name, raw in content.items())
+
+
+def _read(entry: Path) -> dict[str, bytes] | None:
+    """The entry's files but the list of checksums, or None where the two do not fit."""
+    try:
+        listed = (entry / SUMS).read_text(encoding="ascii")
+        names = [line.partition("  ")[2] for line in listed.splitlines()]
+        if not all(spec.FILE.fullmatch(name) for name in names):
+            return None
+        content = {name: (entry / name).read_bytes() for name in names}
+    except (OSError, ValueError):
+        return None
+    return content if folder.RESULT in content and _sums(content) == listed else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--spool", required=True, metavar="DIR", help='The spool; "" on a machine that has none.')
+@click.option("--forget", "handed_over", metavar="RUN", help="Remove this run: its result has been handed over.")
+@click.option("--offer", "out", type=click.Path(path_type=Path), metavar="DIR", help="Copy the oldest entry here, a new folder.")
+def main(spool: str, handed_over: str | None, out: Path | None) -> None:
+    """Clear the spool of what was handed over, and take out one result that was not.
+
+    Prints `run=<its run>`, or `run=` where there is none: a line for $GITHUB_OUTPUT.
+    """
+    if handed_over is not None and not spec.RUN.fullmatch(handed_over):
+        raise click.UsageError("--forget: c<comment id>, or r<time> as in r20261123154922")
+    run = None
+    try:
+        if spool and Path(spool).is_dir():
+            settle(Path(spool))
+            if handed_over is not None:
+                forget(Path(spool), handed_over)
+            if out is not None:
+                run = offer(Path(spool), out)
+    except OSError as error:
+        raise click.ClickException(f"the spool {spool} cannot be used: {error.strerror}") from error
+    sys.stdout.write(f"run={run or ''}\n")
+
+
+if __name__ == "__main__":
+    main()
