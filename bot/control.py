@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from bot.errors import HubRefused
+from bot.errors import HubRefused, UserError
 from bot.forecast import alike
-from bot.report import Where, cancelled_card, duration_text, options, waits_for
+from bot.report import Where, cancelled_card, cost_text, duration_text, gpu_hours_text, options, waits_for
 from workloads.spec import Request
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ LONGEST_QUEUE = timedelta(hours=24)
 MOST_AT_WORK = 3
 # A free GPU machine takes a job within seconds, so after this long somebody should look at it.
 LONG_WAIT_S = 600.0
+# A month, as machines are billed.
+SPENT_WITHIN = timedelta(days=30)
 
 FULL = (f"Nothing ran: {MOST_QUEUED} runs wait or work already, and no more are taken. `/status` shows them; ask again when one of them "
         "has ended.")
@@ -114,11 +116,11 @@ def status(hub: Hub, ledger: Callable[[], Ledger], where: Where) -> str:
     now = hub.now()
     active = _waiting([card for comment in hub.comments(now - LONGEST_QUEUE) if (card := hub.card(comment))])
     runners = hub.runners()
+    held = ledger()
     if not active:
-        return "\n\n".join(("### Nothing works and nothing waits", _health(runners, None)))
+        return "\n\n".join(("### Nothing works and nothing waits", _health(runners, None), _spent(held, now)))
     jobs = {one.card.id: hub.bench_job(one.card.workflow_run) for one in active[:MOST_AT_WORK]}
     begun = [one for one in active if (job := jobs.get(one.card.id)) and job.status in ("in_progress", "completed")]
-    held = ledger()
     queue = _Queue(now)
     for one in (*begun, *(one for one in active if one not in begun)):
         past = [run.duration_s for run in alike(one.request, held.week(one.week))]
@@ -127,7 +129,19 @@ def status(hub: Hub, ledger: Callable[[], Ledger], where: Where) -> str:
     return "\n\n".join((f"### {len(begun)} at work, {queue.waits} waiting", table,
                         "What is expected follows from the median of past runs with the same options, one run at a time. GitHub ends a run "
                         "that no machine has taken within 24 hours.",
-                        _health(runners, queue.longest_s if queue.waits and not begun else None)))
+                        _health(runners, queue.longest_s if queue.waits and not begun else None), _spent(held, now)))
+
+
+def _spent(ledger: Ledger, now: datetime) -> str:
+    """What the runs of the last month took, whatever became of them."""
+    try:
+        runs = ledger.runs()
+    except UserError:  # somebody broke the ledger; what waits and works can be told all the same
+        return "**GPU time:** not known, for a file under results/ is no result."
+    recent = [run for of_week in runs.values() for run in of_week if datetime.fromisoformat(run.started) >= now - SPENT_WITHIN]
+    cost = cost_text(recent)
+    return (f"**GPU time, last {SPENT_WITHIN.days} days:** {gpu_hours_text(recent)} in {len(recent)} run{'' if len(recent) == 1 else 's'}"
+            f"{f', {cost}' if cost else ''}.")
 
 
 def _expected(what: str, seconds: float) -> str:
