@@ -601,6 +601,30 @@ class Result:
         return dataclasses.replace(first, metrics=metrics)
 
 
+# ---------------------------------------------------------------------------------------------------- the doctor
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `bench doctor` looked at: green is as it should be, with amber a run works but something is amiss or cannot
+    be seen, with red it does not. `fix` is the command or the settings page that mends it; green needs none."""
+
+    part: Literal["machine", "repository"]
+    level: Literal["green", "amber", "red"]
+    what: str
+    told: str
+    fix: str = ""
+
+    def __post_init__(self) -> None:
+        check(bool(self.what and self.told), "a finding says what was looked at, and what was seen")
+        check((self.level == "green") == (not self.fix), "a fix for amber and red, and for them alone")
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    findings: tuple[Finding, ...]
+
+
 # ---------------------------------------------------------------------------------------------------- JSON
 
 T = TypeVar("T")
