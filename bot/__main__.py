@@ -23,8 +23,8 @@ import click
 from bot import commands, gate
 from bot.cards import lost_card, refused_card
 from bot.errors import HubError, HubRefused, UserError
-from bot.report import Where, report
-from workloads.spec import Request, Result, SpecError, Workload, discover, dumps, loads
+from bot.report import Where, printable, report
+from workloads.spec import Diagnosis, Finding, Request, Result, SpecError, Workload, discover, dumps, loads
 
 # PyGithub, matplotlib and the demo's server are imported in the commands that need them: most comments are no commands, and
 # deciding so has to be cheap.
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ACTIONS_BOT = "github-actions[bot]"
 WRITE_PAUSE_S = 1.6  # GitHub asks for one second between writes at least; this keeps a job under 40 a minute
+LONGEST_LOOK_S = 300.0  # each part of the machine's half has a limit of its own, and they come to less
 STDERR = 2  # so that stdout is the report and nothing else
 
 
@@ -404,6 +405,46 @@ def demo(serve: bool, out: Path) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"the demo needs {error.name}, which is not installed: pip install '.[demo]', or use `make demo`") from error
     show(out, serve)
+
+
+@cli.command()
+@click.option("--only", type=click.Choice(["machine", "repository"]), help="Look at one half.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(only: str | None, as_json: bool) -> None:
+    """Say what is amiss with this machine and with the repository on GitHub, and what mends it.
+
+    The machine is the one with the GPU; the repository is $GITHUB_REPOSITORY, seen with $GITHUB_TOKEN. Exit code: 1 where
+    something is red.
+    """
+    from bot import doctor as look
+
+    found = [*(_machine() if only != "repository" else ())]
+    if only != "machine":
+        if setting("GITHUB_REPOSITORY", "") and setting("GITHUB_TOKEN", ""):
+            job = actions()
+            found += look.look(job.hub(), f"{job.server_url}/{job.repo}", setting("SPRINTBENCH_BRANCH", ""))
+        else:
+            found.append(look.skipped())
+    click.echo(dumps(Diagnosis(tuple(found))) if as_json else look.show(found))
+    if any(one.level == "red" for one in found):
+        sys.exit(1)
+
+
+def _machine() -> tuple[Finding, ...]:
+    """The machine's half, from the room that may touch a GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    told = (("--jobs-python", "SPRINTBENCH_PYTHON"), ("--spool", "SPRINTBENCH_SPOOL"), ("--price", "SPRINTBENCH_GPU_HOUR_PRICE"))
+    options = [f"{option}={value}" for option, name in told if (value := os.environ.get(name))]
+    options += [f"--visible={visible}"] if visible is not None else []  # empty, it hides every GPU
+    try:
+        done = subprocess.run([sys.executable, "-m", "runner.doctor", *options], capture_output=True, text=True, errors="replace",
+                              timeout=LONGEST_LOOK_S, check=False)
+        return loads(Diagnosis, done.stdout).findings
+    except subprocess.TimeoutExpired:
+        why = f"it took more than {LONGEST_LOOK_S / 60:g} minutes"
+    except SpecError:
+        why = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
+    return (Finding("machine", "red", "machine", f"could not be looked at: {printable(why)}", f"{sys.executable} -m runner.doctor"),)
 
 
 def _branch_ledger(job: Actions, hub: Hub) -> Ledger:

@@ -35,6 +35,9 @@ LONGEST_RUN_S = 7 * 24 * 3600
 PLAUSIBLE: Mapping[Unit, float] = {
     "": 1e9, "x": 1e5, "%": 1e5, "s": LONGEST_RUN_S, "ms": LONGEST_RUN_S * 1e3, "us": LONGEST_RUN_S * 1e6, "img/s": 1e8,
     "TFLOP/s": 1e5, "GB/s": 1e5, "MiB": 1e8, "J": 1e9, "W": 1e5, "steps": 1e12, "count": 1e15}
+# In any currency; the dearest GPU of today is under 15 USD, and 1 USD is some 16,000 to 90,000 of the smallest currencies.
+DEAREST_GPU_HOUR = 1e6
+ROUNDING_S = 0.2
 SIGNED: tuple[Unit, ...] = ("", "%")
 
 
@@ -166,6 +169,9 @@ def _unpacked(name: str, content: bytes) -> bytes:
 
 def _check_plausible(result: Result) -> None:
     _need(result.duration_s <= LONGEST_RUN_S, "the run would have taken more than a week")
+    _need(result.gpu_seconds <= result.duration_s * result.machine.gpus + ROUNDING_S, "more GPU time than its GPUs had")
+    _need(result.price is None or result.price.gpu_hour <= DEAREST_GPU_HOUR, "the price of a GPU-hour is beyond what any machine costs")
+    _need(result.retry is None or result.retry.waited_s <= result.duration_s + ROUNDING_S, "the rest before a second try outlasts the run")
     for observed in result.observed:
         for metric in observed.metrics:
             most = PLAUSIBLE[metric.unit]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 from tabulate import tabulate
 
 from bot.cards import cancelled_card, waits_for
-from bot.errors import HubRefused
+from bot.errors import HubRefused, UserError
 from bot.forecast import alike
-from bot.report import Where, command, duration_text, options
+from bot.report import Where, command, cost_text, duration_text, gpu_hours_text, options
 from workloads.spec import Request
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ MOST_AT_WORK = 3
 LONG_WAIT_S = 600.0
 # What no machine has taken by then is cancelled by the sweep: who asked has gone home.
 GIVEN_UP = timedelta(hours=6)
+# A month, as machines are billed.
+SPENT_WITHIN = timedelta(days=30)
 
 FULL = (f"Nothing ran: {MOST_QUEUED} runs wait or work already, and no more are taken. `/status` shows them; ask again when one of them "
         "has ended.")
@@ -154,7 +156,7 @@ def status(hub: Hub, ledger: Callable[[], Ledger], where: Where) -> str:
     standings = line(hub, now, cards, held)
     waiting = [one for one in standings if one.state == "waits"]
     idle_s = max((past_s(now, one.since) for one in waiting), default=None) if len(waiting) == len(standings) else None
-    health = "\n\n".join((_health(hub.runners(), idle_s), last_seen(held)))
+    health = "\n\n".join((_health(hub.runners(), idle_s), last_seen(held), _spent(held, now)))
     if not standings:
         return "\n\n".join(("### Nothing works and nothing waits", health))
     rows = [(_name(one.run.card, where), f"{one.run.week}{options(one.run.request)}", _state(one),
@@ -165,13 +167,28 @@ def status(hub: Hub, ledger: Callable[[], Ledger], where: Where) -> str:
                         f"machine has taken within {duration_text(GIVEN_UP.total_seconds())} is cancelled.", health))
 
 
+def _spent(ledger: Ledger, now: datetime) -> str:
+    """What the runs of the last month took, whatever became of them."""
+    try:
+        runs = ledger.runs()
+    except UserError:  # somebody broke the ledger; what waits and works can be told all the same
+        return "**GPU time:** not known, for a file under results/ is no result."
+    spent = [run for of_week in runs.values() for run in of_week if datetime.fromisoformat(run.started) >= now - SPENT_WITHIN]
+    cost = cost_text(spent)
+    return (f"**GPU time, last {SPENT_WITHIN.days} days:** {gpu_hours_text(spent)} in {len(spent)} run{'' if len(spent) == 1 else 's'}"
+            f"{f', {cost}' if cost else ''}.")
+
+
 def _state(one: Standing) -> str:
     return {"posting": "is being posted", "works": "works", "waits": f"waits, place {one.place}"}[one.state]
 
 
 def last_seen(held: Ledger) -> str:
     """When a GPU machine last handed over a result, by the ledger."""
-    newest = held.newest()
+    try:
+        newest = held.newest()
+    except UserError:  # somebody broke that file by hand
+        newest = None
     if newest is None:
         return "No GPU runner has handed over a result yet."
     end = datetime.fromisoformat(newest.started) + timedelta(seconds=newest.duration_s)

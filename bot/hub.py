@@ -1,4 +1,4 @@
-"""What the bot asks of GitHub, as about fifteen verbs that are safe to repeat; the only importer of PyGithub.
+"""What the bot asks of GitHub, as some thirty verbs that are safe to repeat; the only importer of PyGithub.
 
 PyGithub authenticates, paces and connects. Its object layer is left out on purpose: it hides the status code that tells a
 claim won (201) from a claim lost (200), fetches on its own, and takes an HTML page with status 200 for success. Its own
@@ -48,6 +48,7 @@ MOST_ZIP_BYTES = 21 * 2**20
 CHUNK_BYTES = 2**20
 # GraphQL's own words for a failure of its own, which can come with HTTP 200.
 PASSING = "something went wrong while executing your query"
+HIDDEN = (403, 404)  # GitHub's answers where a token may not see something
 
 T = TypeVar("T")
 
@@ -114,10 +115,50 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """A self-hosted runner."""
+    """A self-hosted runner; `labels` in lower case, as GitHub compares them."""
 
     online: bool
     busy: bool
+    labels: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The repository at a glance. `may` are the rights of this token ("pull", "push", "admin"...), empty where GitHub does not
+    say."""
+
+    default_branch: str
+    public: bool
+    archived: bool
+    has_issues: bool
+    may: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch that exists: whether it is protected in any way, and the kinds of rules that rulesets lay on it."""
+
+    protected: bool
+    rules: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionsSettings:
+    """Settings > Actions > General. `allowed` is "all", "local_only" or "selected"; `rights` what workflows have
+    that ask for none, "read" or "write"; `approves` whether they may approve pull requests."""
+
+    enabled: bool
+    allowed: str
+    rights: str
+    approves: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowFile:
+    """A workflow as Actions knows it: "active", or in what way it is disabled."""
+
+    path: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,9 +435,10 @@ class Hub:
     def runners(self) -> list[Runner] | None:
         """The self-hosted runners; None where this token may not see them."""
         try:
-            return [Runner(r["status"] == "online", bool(r["busy"])) for r in self._pages("/actions/runners", {}, within="runners")]
+            return [Runner(r["status"] == "online", bool(r["busy"]), frozenset(str(label["name"]).lower() for label in r["labels"]))
+                    for r in self._pages("/actions/runners", {}, within="runners")]
         except HubRefused as refusal:
-            if refusal.status in (403, 404):
+            if refusal.status in HIDDEN:
                 return None
             raise
 
@@ -417,6 +459,60 @@ class Hub:
         """What `read` makes of the data that answers `query`: a query, or a mutation with the same end however often it is carried
         out. Raises HubRefused where GraphQL says no, which it does with HTTP 200."""
         return self._ask("POST", self._requester.graphql_url, {"query": query, "variables": variables}, read=lambda r: read(_data(r)))
+
+    # ------------------------------------------------------------------------------------------------ settings
+
+    def overview(self) -> Overview:
+        """Raises HubRefused where this token may not see the repository (404) or is none (401)."""
+        return self._ask("GET", "", read=lambda r: Overview(
+            _text(r, "default_branch"), not r.data["private"], bool(r.data["archived"]), bool(r.data["has_issues"]),
+            frozenset(right for right, held in (r.data.get("permissions") or {}).items() if held)))
+
+    def branch(self, name: str) -> Branch | None:
+        """A branch; None where there is none of that name."""
+        protected = self._unless_hidden(f"/branches/{quote(name)}", lambda r: bool(r.data["protected"]))
+        if protected is None:
+            return None
+        rules = self._unless_hidden(f"/rules/branches/{quote(name)}", lambda r: frozenset(str(rule["type"]) for rule in r.data))
+        return Branch(protected, rules or frozenset())
+
+    def actions_settings(self) -> ActionsSettings | None:
+        """None where this token may not see them. Where Actions are off, their workflows have no rights."""
+        allowed = self._unless_hidden("/actions/permissions", lambda r: (
+            bool(r.data["enabled"]), str(r.data.get("allowed_actions", "all"))))
+        if allowed and not allowed[0]:
+            return ActionsSettings(*allowed, "read", False)
+        given = self._unless_hidden("/actions/permissions/workflow", lambda r: (
+            _text(r, "default_workflow_permissions"), bool(r.data["can_approve_pull_request_reviews"])))
+        return ActionsSettings(*allowed, *given) if allowed and given else None
+
+    def fork_approval(self) -> str | None:
+        """Whose pull requests from forks wait for an approval before they run; None where this token may not see it."""
+        return self._unless_hidden("/actions/permissions/fork-pr-contributor-approval", lambda r: _text(r, "approval_policy"))
+
+    def variable(self, name: str) -> str | None:
+        """A variable of the repository for its workflows; None where it is not set, or may not be seen."""
+        return self._unless_hidden(f"/actions/variables/{name}", lambda r: _text(r, "value"))
+
+    def labels(self) -> frozenset[str]:
+        return frozenset(str(label["name"]) for label in self._pages("/labels", {}))
+
+    def workflows(self) -> list[WorkflowFile] | None:
+        """The workflows of the default branch; None where this token may not see them."""
+        try:
+            return [WorkflowFile(str(w["path"]), str(w["state"])) for w in self._pages("/actions/workflows", {}, within="workflows")]
+        except HubRefused as refusal:
+            if refusal.status in HIDDEN:
+                return None
+            raise
+
+    def _unless_hidden(self, path: str, read: Callable[[Reply], T]) -> T | None:
+        try:
+            return self._ask("GET", path, read=read)
+        except HubRefused as refusal:
+            if refusal.status in HIDDEN:
+                return None
+            raise
 
     # ------------------------------------------------------------------------------------------------ asking
 

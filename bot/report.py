@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from tabulate import tabulate
 
@@ -28,8 +29,10 @@ from workloads.spec import (
     Status,
     Table,
     Target,
+    Telemetry,
     Unit,
     Workload,
+    cautions,
 )
 
 LIMIT = 60_000  # characters; GitHub refuses a comment above 65,536
@@ -129,6 +132,23 @@ def duration_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def cost_text(runs: Iterable[Result]) -> str:
+    """What runs cost by the price that each was given: "12.45 USD", "12.45 USD (2 of 9 runs have no price)", each currency by
+    itself; "" where none has a price. Runs without a GPU cost nothing and do not count."""
+    on_gpu = [run for run in runs if run.gpu_seconds > 0]
+    priced = [(run.price, run.gpu_seconds / 3600) for run in on_gpu if run.price]
+    sums = {currency: math.fsum(price.gpu_hour * hours for price, hours in priced if price.currency == currency)
+            for currency in sorted({price.currency for price, _ in priced})}
+    told = " + ".join(f"{figure(a, 2) if a >= 0.005 else 'under 0.01'} {currency}" for currency, a in sums.items())
+    without = len(on_gpu) - len(priced)
+    return f"{told} ({without} of {len(on_gpu)} runs have no price)" if told and without else told
+
+
+def gpu_hours_text(runs: Iterable[Result]) -> str:
+    """The GPU time of runs: "3.4 GPU-hours"."""
+    return f"{figure(math.fsum(run.gpu_seconds for run in runs) / 3600, 1)} GPU-hours"
 
 
 def sparkline(values: Sequence[float | None]) -> str:
@@ -296,7 +316,8 @@ def _facts(result: Result, where: Where) -> str:
         f"{gpu}, smoke" if result.request.smoke else gpu,
         f"{processes} process{'es' if processes > 1 else ''}" + (f" of up to {samples} samples" if samples else ""),
         f"took {duration_text(result.duration_s)}",
-        f"{figure(result.duration_s * machine.gpus / 60, 1)} GPU-minutes" if machine.gpu else "",
+        f"{figure(result.gpu_seconds / 60, 1)} GPU-minutes" if result.gpu_seconds else "",
+        cost_text((result,)),
         f"waited {duration_text(where.queued_s)}" if where.queued_s is not None else "",
     ) if fact)
 
@@ -307,11 +328,35 @@ def _validity_line(result: Result) -> str:
         return "Validity: not checked, for there is no GPU telemetry of this run."
     state, found = validity(result)
     others = "1 other process" if telemetry.foreign == 1 else f"{telemetry.foreign or 'no'} other processes"
-    seen = (f"SM clock {telemetry.sm_clock_median} of {telemetry.sm_clock_limit} MHz, at most {telemetry.temperature_highest} °C, "
-            f"median {figure(telemetry.power_median, 0)} W, {others}; {telemetry.samples} samples {figure(telemetry.period_s, 1)} s apart")
+    errors = "" if telemetry.ecc_errors is None else f"{telemetry.ecc_errors or 'no'} ECC error{'' if telemetry.ecc_errors == 1 else 's'}, "
+    seen = (f"SM clock {telemetry.sm_clock_median} of {telemetry.sm_clock_limit} MHz, lowest {telemetry.sm_clock_lowest}, "
+            f"at most {telemetry.temperature_highest} °C, median {figure(telemetry.power_median, 0)} W, {errors}{others}; "
+            f"{telemetry.samples} samples {figure(telemetry.period_s, 1)} s apart.")
     if state == "invalid":
-        return f"**INVALID: {_few(found)}.** Nothing of this run is judged. {seen}."
-    return f"Validity: valid. No throttling that counts, {seen}."
+        said = f"**INVALID: {_few(found)}.** Nothing of this run is judged. {seen}"
+    else:
+        said = f"Validity: valid. No throttling that counts, {seen}"
+    beside = (f"To set right: {_few(cautions(telemetry))}." if cautions(telemetry) else "", _retry_text(result))
+    return " ".join(part for part in (said, *beside) if part)
+
+
+def _retry_text(result: Result) -> str:
+    """What the runner did about an invalid first try; "" where there was none."""
+    retry = result.retry
+    if retry is None:
+        return ""
+    rest = duration_text(retry.waited_s)
+    match retry.then:
+        case "ran again":
+            return f"This is a second try: the first was invalid ({_few(retry.first)}), and the GPU rested {rest} between them."
+        case "not quiet":
+            return f"There was no second try: after {rest} the GPU was still hot, shared or slowed down."
+        case "no time":
+            return "There was no second try: it might not have ended before the job must."
+        case "cancelled":
+            return f"There was no second try: it was cancelled, {rest} into the rest before it."
+        case _:
+            assert_never(retry.then)
 
 
 def _failure_line(result: Result) -> str:
@@ -479,12 +524,23 @@ def _environment(result: Result) -> str:
             ("packages", ", ".join(f"{name} {version}" for name, version in machine.packages)),
             ("started", result.started)]
     if telemetry:
-        clock = (telemetry.sm_clock_median, telemetry.sm_clock_lowest, telemetry.sm_clock_limit)
-        rows += [("SM clock", "median {}, lowest {}, limit {} MHz".format(*clock)),
+        rows += [("SM clock", _clock_text(telemetry)),
                  ("power", f"median {figure(telemetry.power_median, 0)}, highest {figure(telemetry.power_highest, 0)} W"),
                  ("GPU memory", f"highest {figure(telemetry.memory_highest_mib, 0)} MiB"),
-                 ("throttled", _few([f"{reason} {share:.1%}" for reason, share in telemetry.throttled]) or "never")]
+                 ("throttled", _few([f"{reason} {share:.1%}" for reason, share in telemetry.throttled]) or "never"),
+                 ("uncorrected ECC errors", "not counted by this GPU" if telemetry.ecc_errors is None else f"{telemetry.ecc_errors} new"),
+                 ("persistence mode", {True: "on", False: "off", None: "not told by this GPU"}[telemetry.persistence])]
+    if result.price and result.gpu_seconds:
+        rows.append(("price", f"{result.price.gpu_hour:,.10g} {result.price.currency} for a GPU-hour"))
     return table_text(("what", "is"), rows)
+
+
+def _clock_text(telemetry: Telemetry) -> str:
+    """The clock and how far it dropped: "median 1755 (89% of the limit), lowest 1410 (71%), limit 1980 MHz"."""
+    median, lowest, limit = telemetry.sm_clock_median, telemetry.sm_clock_lowest, telemetry.sm_clock_limit
+    if not limit:
+        return f"median {median}, lowest {lowest} MHz"
+    return f"median {median} ({median / limit:.0%} of the limit), lowest {lowest} ({lowest / limit:.0%}), limit {limit} MHz"
 
 
 def _reproduce(result: Result) -> str:

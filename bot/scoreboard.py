@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from bot.acceptance import hold_back, judge
 from bot.regions import replace
-from bot.report import duration_text, gpu_text, interval_text, state_text
+from bot.report import cost_text, duration_text, gpu_hours_text, gpu_text, interval_text, state_text
 from workloads.plan import TITLE, WEEKS, PlannedWeek
 from workloads.spec import Result, Workload
 
@@ -32,17 +32,31 @@ def render(runs: Mapping[str, Sequence[Result]], workloads: Mapping[str, Workloa
     judged = {key: next((r for r in reversed(of_week) if not hold_back(r)), None) for key, of_week in ordered.items()}
     rows = [_week_row(week, workloads.get(week.key), ordered.get(week.key, []), judged.get(week.key)) for week in WEEKS]
     done = sum(_met(workloads[key], run) == len(workloads[key].targets) for key, run in judged.items() if run)
-    newest = sorted((run for of_week in ordered.values() for run in of_week), key=_age, reverse=True)[:LATEST]
+    every = [run for of_week in ordered.values() for run in of_week]
+    newest = sorted(every, key=_age, reverse=True)[:LATEST]
     measured = sum(run is not None for run in judged.values())
     latest = [_run_row(workloads[run.week], run) for run in newest]
     return "\n\n".join((
         tabulate(rows, headers=("week", "title", "headline (95% interval)", "targets met", "judged run", "GPU", "date", "latest run"),
                  tablefmt="github", disable_numparse=True),
         f"**Weeks with every target met: {done} of {len(WEEKS)}** · weeks with a judged run: {measured} of {len(WEEKS)}",
+        *_spent(ordered, every),
         "## Latest runs",
         tabulate(latest, headers=("run", "week", "state", "headline", "machine", "started (UTC)", "took"),
                  tablefmt="github", disable_numparse=True) if latest else "No run yet.",
     ))
+
+
+def _spent(weeks: Mapping[str, Sequence[Result]], every: Sequence[Result]) -> tuple[str, ...]:
+    """GPU time and cost, by week and in all, of runs that ended in any way; nothing where none held a GPU."""
+    rows = [(key, str(len(runs)), gpu_hours_text(runs).removesuffix(" GPU-hours"), cost_text(runs) or "no price")
+            for key, runs in weeks.items() if any(run.gpu_seconds for run in runs)]
+    if not rows:
+        return ()
+    cost = f" · {told}" if (told := cost_text(every)) else ""
+    return ("## GPU time",
+            f"**{gpu_hours_text(every)}{cost}** in {len(every)} run{'s' if len(every) > 1 else ''}, failed and invalid ones too.",
+            tabulate(rows, headers=("week", "runs", "GPU-hours", "cost"), tablefmt="github", disable_numparse=True))
 
 
 def _age(run: Result) -> tuple[str, str]:

@@ -15,6 +15,13 @@ from localhub.state import REACTIONS, Comment, Hub, Issue, Job, Label, Machine, 
 JSON = dict[str, Any]
 # The older name of each role, which the permission endpoint gives beside the role itself.
 PERMISSIONS: dict[Role, str] = {"admin": "admin", "maintain": "write", "write": "write", "triage": "read", "read": "read"}
+RULES: dict[str, JSON] = {
+    "pull_request": {"allowed_merge_methods": ["merge", "squash", "rebase"], "dismiss_stale_reviews_on_push": False,
+                     "require_code_owner_review": False, "require_last_push_approval": False, "required_approving_review_count": 1,
+                     "required_review_thread_resolution": False},
+    "required_status_checks": {"required_status_checks": [{"context": "Test"}], "strict_required_status_checks_policy": False},
+    "update": {"update_allows_fetch_and_merge": False},
+}
 UNSIGNED: JSON = {"verified": False, "reason": "unsigned", "signature": None, "payload": None, "verified_at": None}
 
 
@@ -63,10 +70,14 @@ class Replies:
 
     def permission(self, user: User) -> JSON:
         role = self.hub.role(user.login)
+        return {"permission": PERMISSIONS[role], "role_name": role,
+                "user": self.user(user) | {"permissions": self.rights(user), "role_name": role}}
+
+    def rights(self, user: User) -> JSON:
+        role = self.hub.role(user.login)
         rank = ("read", "triage", "write", "maintain", "admin")
-        can = {right: rank.index(role) >= rank.index(needed) for right, needed in
-               (("pull", "read"), ("triage", "triage"), ("push", "write"), ("maintain", "maintain"), ("admin", "admin"))}
-        return {"permission": PERMISSIONS[role], "role_name": role, "user": self.user(user) | {"permissions": can, "role_name": role}}
+        return {right: rank.index(role) >= rank.index(needed) for right, needed in
+                (("pull", "read"), ("triage", "triage"), ("push", "write"), ("maintain", "maintain"), ("admin", "admin"))}
 
     def minimal_repository(self) -> JSON:
         owner, name = self.hub.name.split("/")
@@ -81,7 +92,8 @@ class Replies:
                      "notifications": "notifications{?since,all,participating}", "pulls": "pulls{/number}", "releases": "releases{/id}",
                      "statuses": "statuses/{sha}", "trees": "git/trees{/sha}"}
         return {
-            "id": 1_296_269, "node_id": node("R", 1_296_269), "name": name, "full_name": self.hub.name, "private": False,
+            "id": 1_296_269, "node_id": node("R", 1_296_269), "name": name, "full_name": self.hub.name,
+            "private": self.hub.settings.private,
             "fork": False, "owner": self.user(self.hub.users[owner]), "html_url": self.html,
             "description": "A sprint, measured", "url": self.api,
             **{f"{key}_url": f"{self.api}/{key}" for key in plain},
@@ -96,8 +108,10 @@ class Replies:
             "clone_url": f"{self.html}.git", "git_url": f"git:{self.html.split(':', 1)[1]}.git",
             "ssh_url": f"git@localhost:{self.hub.name}.git", "svn_url": self.html, "mirror_url": None, "homepage": None,
             "language": "Python", "license": None, "default_branch": BRANCH,
-            "open_issues": opened, "open_issues_count": opened, "has_issues": True, "has_projects": False, "has_wiki": False,
-            "has_pages": False, "has_discussions": False, "archived": False, "disabled": False, "visibility": "public",
+            "open_issues": opened, "open_issues_count": opened,
+            "has_issues": self.hub.settings.has_issues, "has_projects": False, "has_wiki": False,
+            "has_pages": False, "has_discussions": False, "archived": self.hub.settings.archived, "disabled": False,
+            "visibility": "private" if self.hub.settings.private else "public",
             "is_template": False, "web_commit_signoff_required": False, "allow_forking": True, "topics": [],
             "created_at": born, "updated_at": born, "pushed_at": born,
         }
@@ -201,7 +215,13 @@ class Replies:
     def branch(self, name: str, commit: Commit) -> JSON:
         own = f"{self.api}/branches/{name}"
         return {"name": name, "commit": self.commit(commit), "_links": {"html": f"{self.html}/tree/{name}", "self": own},
-                "protected": False, "protection": {"enabled": False}, "protection_url": f"{own}/protection"}
+                "protected": name in self.hub.settings.protected, "protection": {"enabled": name in self.hub.settings.protected},
+                "protection_url": f"{own}/protection"}
+
+    def rule(self, kind: str) -> JSON:
+        """A rule of a ruleset, with the parameters that GitHub's form for it starts with."""
+        origin = {"type": kind, "ruleset_source_type": "Repository", "ruleset_source": self.hub.name, "ruleset_id": 42}
+        return origin | ({"parameters": RULES[kind]} if kind in RULES else {})
 
     def change(self, change: Change, head: str) -> JSON:
         pages = {room: f"{self.html}/{room}/{head}/{change.path}" for room in ("blob", "raw")}
@@ -235,7 +255,8 @@ class Replies:
 
     def workflow(self, workflow: Workflow) -> JSON:
         born = moment(self.hub.created)
-        return {"id": workflow.id, "node_id": node("W", workflow.id), "name": workflow.name, "path": workflow.path, "state": "active",
+        return {"id": workflow.id, "node_id": node("W", workflow.id), "name": workflow.name, "path": workflow.path,
+                "state": "disabled_manually" if workflow.file in self.hub.settings.disabled else "active",
                 "created_at": born, "updated_at": born, "url": f"{self.api}/actions/workflows/{workflow.id}",
                 "html_url": f"{self.html}/blob/{BRANCH}/{workflow.path}",
                 "badge_url": f"{self.html}/actions/workflows/{workflow.file}/badge.svg"}

@@ -116,7 +116,9 @@ def get_rate_limit(_: Call) -> Reply:
 
 
 def get_repository(call: Call) -> Reply:
-    return Reply(200, call.to.repository())
+    """The rights are those of an account: GitHub does not say what a workflow's token may."""
+    rights = {"permissions": call.to.rights(call.user)} if call.user and call.user != BOT else {}
+    return Reply(200, call.to.repository() | rights)
 
 
 def get_permission(call: Call) -> Reply:
@@ -599,13 +601,50 @@ def rerun(call: Call) -> Reply:
     return Reply(201, {})
 
 
-def list_runners(call: Call) -> Reply:
-    """For administrators: no permission that a workflow can give its token reaches as far."""
+def administrator(call: Call) -> None:
+    """No permission that a workflow can give its token reaches as far."""
     user = call.someone()
     if user == BOT:
         raise Forbidden("Resource not accessible by integration")
     if call.hub.roles.get(user.login) != "admin":
         raise Forbidden("Must have admin rights to Repository.")
+
+
+def get_actions_permissions(call: Call) -> Reply:
+    administrator(call)
+    settings = call.hub.settings
+    return Reply(200, {"enabled": settings.actions, "sha_pinning_required": False}
+                 | ({"allowed_actions": settings.allowed_actions} if settings.actions else {}))
+
+
+def get_workflow_permissions(call: Call) -> Reply:
+    administrator(call)
+    settings = call.hub.settings
+    return Reply(200, {"default_workflow_permissions": settings.workflow_rights, "can_approve_pull_request_reviews": settings.may_approve})
+
+
+def get_fork_approval(call: Call) -> Reply:
+    administrator(call)
+    return Reply(200, {"approval_policy": call.hub.settings.fork_approval})
+
+
+def get_variable(call: Call) -> Reply:
+    """For those who may push; a workflow's token sees variables in no way but the workflow's own."""
+    if call.pusher() == BOT:
+        raise Forbidden("Resource not accessible by integration")
+    held = call.hub.settings.variables
+    if call.at["name"] not in held:
+        raise Absent
+    born = moment(call.hub.created)
+    return Reply(200, {"name": call.at["name"], "value": held[call.at["name"]], "created_at": born, "updated_at": born})
+
+
+def list_branch_rules(call: Call) -> Reply:
+    return call.paged([call.to.rule(kind) for kind in call.hub.settings.rules.get(call.at["branch"], ())])
+
+
+def list_runners(call: Call) -> Reply:
+    administrator(call)
     page = call.paged([call.to.machine(one) for one in call.hub.machines])
     return Reply(200, {"total_count": len(call.hub.machines), "runners": page.body}, page.headers)
 
@@ -657,6 +696,7 @@ OPERATIONS: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
         ("POST", "/git/blobs", create_blob),
         ("GET", "/git/blobs/{file_sha}", get_blob),
         ("GET", "/branches/{branch...}", get_branch),
+        ("GET", "/rules/branches/{branch...}", list_branch_rules),
         ("GET", "/commits", list_commits),
         ("GET", "/commits/{ref...}/check-runs", list_check_runs),
         ("GET", "/commits/{ref...}", get_commit),
@@ -673,6 +713,10 @@ OPERATIONS: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
         ("POST", "/actions/runs/{run_id}/cancel", cancel_run),
         ("POST", "/actions/runs/{run_id}/rerun", rerun),
         ("GET", "/actions/runners", list_runners),
+        ("GET", "/actions/permissions", get_actions_permissions),
+        ("GET", "/actions/permissions/workflow", get_workflow_permissions),
+        ("GET", "/actions/permissions/fork-pr-contributor-approval", get_fork_approval),
+        ("GET", "/actions/variables/{name}", get_variable),
         ("GET", "/actions/runs/{run_id}/artifacts", list_artifacts),
         ("GET", "/actions/artifacts/{artifact_id}/zip", get_artifact),
     )),

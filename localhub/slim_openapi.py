@@ -28,13 +28,16 @@ KEPT = {
     "/git/ref/{ref}": "get", "/git/matching-refs/{ref}": "get", "/git/refs": "post", "/git/refs/{ref}": "patch delete",
     "/git/commits": "post", "/git/commits/{commit_sha}": "get", "/git/trees": "post", "/git/trees/{tree_sha}": "get",
     "/git/blobs": "post", "/git/blobs/{file_sha}": "get",
-    "/branches/{branch}": "get", "/commits": "get", "/commits/{ref}": "get", "/commits/{ref}/check-runs": "get",
+    "/branches/{branch}": "get", "/rules/branches/{branch}": "get",
+    "/commits": "get", "/commits/{ref}": "get", "/commits/{ref}/check-runs": "get",
     "/compare/{basehead}": "get", "/contents/{path}": "get put",
     "/actions/workflows": "get", "/actions/workflows/{workflow_id}": "get", "/actions/workflows/{workflow_id}/dispatches": "post",
     "/actions/workflows/{workflow_id}/runs": "get", "/actions/runs": "get", "/actions/runs/{run_id}": "get",
     "/actions/runs/{run_id}/jobs": "get", "/actions/runs/{run_id}/cancel": "post",
     "/actions/runs/{run_id}/rerun": "post", "/actions/runners": "get", "/actions/runs/{run_id}/artifacts": "get",
     "/actions/artifacts/{artifact_id}/{archive_format}": "get",
+    "/actions/permissions": "get", "/actions/permissions/workflow": "get",
+    "/actions/permissions/fork-pr-contributor-approval": "get", "/actions/variables/{name}": "get",
 }
 OUTSIDE_THE_REPOSITORY = {"/user": "get", "/users/{username}": "get", "/rate_limit": "get"}
 # `discriminator` repeats what oneOf says, by references of a form of its own.

@@ -170,6 +170,26 @@ class Machine:
 
 
 @dataclass(slots=True)
+class Settings:
+    """What an administrator has set, as GitHub's API names it. `rules` and `protected` are by branch, `disabled` holds names of
+    workflow files."""
+
+    actions: bool = True
+    allowed_actions: Literal["all", "local_only", "selected"] = "all"
+    workflow_rights: Literal["read", "write"] = "read"
+    may_approve: bool = False
+    fork_approval: Literal["first_time_contributors_new_to_github", "first_time_contributors",
+                           "all_external_contributors"] = "all_external_contributors"
+    variables: dict[str, str] = field(default_factory=dict)
+    protected: set[str] = field(default_factory=set)
+    rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    disabled: set[str] = field(default_factory=set)
+    private: bool = False
+    archived: bool = False
+    has_issues: bool = True
+
+
+@dataclass(slots=True)
 class Run:
     """One run of one workflow at one commit; the conclusion comes with status "completed". `artifacts` are zips by name."""
 
@@ -232,6 +252,7 @@ class Hub:
     runs: list[Run] = field(default_factory=list)
     machines: list[Machine] = field(default_factory=list)
     project: Project | None = None
+    settings: Settings = field(default_factory=Settings)
     listeners: list[Listener] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(492_700_400))

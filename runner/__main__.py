@@ -21,9 +21,13 @@ import click
 
 from runner import folder, process, spool
 from runner.child import failed, say
-from runner.telemetry import NvmlGpu, Sampler
+from runner.telemetry import NvmlGpu, Sampler, rest
 from workloads import machine, spec
-from workloads.spec import Failure, Machine, Observed, Request, Result, SpecError, Status, Telemetry, Workload
+from workloads.spec import Failure, Machine, Observed, Price, Request, Result, Retry, SpecError, Status, Telemetry, Workload
+
+# bench.yml ends the job after 330 minutes, and the checkout and the upload need some of them: what cannot be done before this
+# is not begun.
+JOB_S = 320 * 60.0
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,15 +56,32 @@ class Job:
     timeout_min: float | None
     commit: str
     visible: str | None
+    price: Price | None
+    rest_s: float
     began: float
     started: str
 
+    def past_s(self) -> float:
+        return time.monotonic() - self.began
+
     def result(self, status: Status, here: Machine, *, message: str = "", log_tail: str = "", telemetry: Telemetry | None = None,
-               observed: tuple[Observed, ...] = (), files: tuple[str, ...] = ()) -> Result:
+               observed: tuple[Observed, ...] = (), files: tuple[str, ...] = (), retry: Retry | None = None) -> Result:
+        duration_s = round(self.past_s(), 2)
+        gpus = 0 if self.request.smoke else min(self.request.gpus, here.gpus)
         return Result(
             run=self.run, request=self.request, commit=self.commit, started=self.started,
-            duration_s=round(time.monotonic() - self.began, 2), status=status, machine=here, telemetry=telemetry,
-            failure=Failure(message, log_tail) if status != "ok" else None, observed=observed, files=files)
+            duration_s=duration_s, status=status, machine=here, telemetry=telemetry,
+            failure=Failure(message, log_tail) if status != "ok" else None, observed=observed, files=files,
+            gpu_seconds=round(duration_s * gpus, 2), price=self.price if gpus else None, retry=retry)
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A week run as often as asked: how its last process ended, what each observed, and what the GPU showed meanwhile."""
+
+    ended: process.Ended
+    seen: tuple[Observed, ...]
+    telemetry: Telemetry | None
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,16 +95,19 @@ class Job:
 @click.option("--profile", is_flag=True, help="Let the week record more of where its time goes.")
 @click.option("--timeout-min", type=click.FloatRange(0, 1440, min_open=True), metavar="N",
               help="Minutes after which a process is stopped.  [default: the week's own]")
+@click.option("--rest-min", type=click.FloatRange(0, 60), default=5.0, show_default=True, metavar="N",
+              help="Minutes for the GPU to get cool and alone after a run that it made invalid; then comes the one second try. 0: none.")
 @click.option("--run", metavar="ID", help="The result's name: c<comment id>, or r<time>.  [default: r and the time in UTC]")
 @click.option("--spool", "kept", type=click.Path(path_type=Path), envvar="SPRINTBENCH_SPOOL", metavar="DIR",
               help="Keep a copy here too, which outlives this job.  [default: $SPRINTBENCH_SPOOL; none where that is unset]")
 @click.option("--request", "line", metavar="JSON",
               help="WEEK and its options as the one line that `bench gate` writes. What only this machine sees then ends in a result, too.")
 def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int | None, repeat: int | None, profile: bool,
-         timeout_min: float | None, run: str | None, kept: Path | None, line: str | None) -> None:
+         timeout_min: float | None, rest_min: float, run: str | None, kept: Path | None, line: str | None) -> None:
     """Run WEEK (week01 to week16) in a child process and write DIR/result.json: numbers, or why there are none.
 
     A raise, a crash, a hang, a lack of memory or disk, and a cancelled job all end in a valid result. Progress goes to stderr.
+    SPRINTBENCH_GPU_HOUR_PRICE, as in "2.49 USD", is what one GPU costs for an hour; the result then tells what it cost.
     """
     began, started = time.monotonic(), datetime.now(UTC)
     if line is not None:
@@ -96,10 +120,13 @@ def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int 
         request = _ask(week, smoke=smoke, batch=batch, gpus=gpus or 1, repeat=repeat or 1, profile=profile)
     if timeout_min is not None and math.isnan(timeout_min):
         raise CannotRun("--timeout-min: a number of minutes above 0")
+    if math.isnan(rest_min):
+        raise CannotRun("--rest-min: a number of minutes, or 0")
     run = run or f"r{started:%Y%m%d%H%M%S}"
     if not spec.RUN.fullmatch(run):
         raise CannotRun("--run: c<comment id>, or r<time> as in r20261123154922")
-    job = Job(request, out, run, timeout_min, _commit(), os.environ.get("CUDA_VISIBLE_DEVICES"), began, f"{started:%Y-%m-%dT%H:%M:%SZ}")
+    job = Job(request, out, run, timeout_min, _commit(), os.environ.get("CUDA_VISIBLE_DEVICES"), _price(began, lenient=line is not None),
+              60 * rest_min, began, f"{started:%Y-%m-%dT%H:%M:%SZ}")
     if line is None and (hindrance := _hindrance(request, machine.describe(job.visible))):
         raise CannotRun(hindrance)
     signals: list[int] = []
@@ -175,19 +202,44 @@ def _commit() -> str:
     return said if spec.COMMIT.fullmatch(said) else ""
 
 
+def _price(began: float, *, lenient: bool) -> Price | None:
+    """What a GPU-hour costs here. What cannot be read as a price is refused, or, where `lenient`, only said: no run is lost for it."""
+    said = os.environ.get("SPRINTBENCH_GPU_HOUR_PRICE", "").strip()
+    try:
+        return spec.price(said) if said else None
+    except SpecError as error:
+        if not lenient:
+            raise CannotRun(f"SPRINTBENCH_GPU_HOUR_PRICE: {error}") from error
+        say(began, f"SPRINTBENCH_GPU_HOUR_PRICE is left out: {error}")
+        return None
+
+
 def _carry_out(job: Job, cancelled: process.Cancelled) -> Result:
-    """Run the week as often as asked, the GPU watched meanwhile, and make the result of what came back."""
+    """Run the week, a second time where the GPU spoilt the first and a rest may help, and make the result of what came back."""
     here = machine.describe(job.visible)
     if hindrance := _hindrance(job.request, here):
         return job.result("error", here, message=hindrance)
     assert job.request.week is not None, "a result is of one week"
     workload = spec.discover()[job.request.week]
     say(job.began, f"{workload.key} {workload.plan.title}: {'smoke run on the CPU' if job.request.smoke else here.gpu}, run {job.run}")
+    with machine.open_nvml(job.visible) as nvml:
+        gpu = NvmlGpu(nvml.binding, nvml.gpus[0]) if nvml and nvml.gpus and not job.request.smoke else None
+        one, retry = _try(job, workload, gpu, cancelled), None
+        if gpu and one.ended.status == "ok" and one.telemetry and spec.passing(one.telemetry) and job.rest_s:
+            retry = _rest(job, workload, gpu, one.telemetry, cancelled)
+            if retry.then == "ran again":
+                folder.clear(job.out)
+                one = _try(job, workload, gpu, cancelled)
+    ended = one.ended
+    return job.result(ended.status, here, message=ended.message, log_tail=ended.log_tail, observed=one.seen, telemetry=one.telemetry,
+                      files=workload.files if ended.status == "ok" else (), retry=retry)
+
+
+def _try(job: Job, workload: Workload, gpu: NvmlGpu | None, cancelled: process.Cancelled) -> Try:
+    """The week as often as asked, each time in a fresh process, and the GPU watched meanwhile."""
     seen: list[Observed] = []
     with contextlib.ExitStack() as stack:
-        nvml = stack.enter_context(machine.open_nvml(job.visible))
-        watched = nvml and nvml.gpus and not job.request.smoke
-        sampler = stack.enter_context(Sampler(NvmlGpu(nvml.binding, nvml.gpus[0]))) if nvml and watched else None
+        sampler = stack.enter_context(Sampler(gpu)) if gpu else None
         while len(seen) < job.request.repeat:
             say(job.began, f"process {len(seen) + 1} of {job.request.repeat}")
             ended = _run_once(job, workload, cancelled)
@@ -196,8 +248,21 @@ def _carry_out(job: Job, cancelled: process.Cancelled) -> Result:
             seen.append(ended.observed)
     if sampler and sampler.unreadable:
         say(job.began, f"the GPU could not be watched, so the run's validity is unchecked: {sampler.unreadable}")
-    return job.result(ended.status, here, message=ended.message, log_tail=ended.log_tail, observed=tuple(seen),
-                      telemetry=sampler.telemetry() if sampler else None, files=workload.files if ended.status == "ok" else ())
+    return Try(ended, tuple(seen), sampler.telemetry() if sampler else None)
+
+
+def _rest(job: Job, workload: Workload, gpu: NvmlGpu, spoilt: Telemetry, cancelled: process.Cancelled) -> Retry:
+    """Let the GPU get cool and alone after a try that it spoilt. What is decided is said, and goes into the result."""
+    first, until_here_s = spec.faults(spoilt), job.past_s()
+    # A second try takes about as long as the first; the one process that may hang in it is stopped after its timeout.
+    if 2 * until_here_s + job.rest_s + 60 * (job.timeout_min or workload.timeout_min) > JOB_S:
+        say(job.began, f"this run is invalid ({'; '.join(first)}), and a second try might not end before the job must")
+        return Retry(first, 0.0, "no time")
+    say(job.began, f"this run is invalid ({'; '.join(first)}); the GPU has {job.rest_s / 60:g} minutes to get cool and alone")
+    found = rest(gpu, job.rest_s, cancelled)
+    say(job.began, {"quiet": "the GPU is cool and alone: a second try", "cancelled": "cancelled: the first try stands",
+                    "not quiet": "the GPU is still hot, shared or slowed down: the first try stands"}[found])
+    return Retry(first, round(job.past_s() - until_here_s, 1), "ran again" if found == "quiet" else found)
 
 
 def _run_once(job: Job, workload: Workload, cancelled: process.Cancelled) -> process.Ended:

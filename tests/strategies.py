@@ -18,8 +18,10 @@ from workloads.spec import (
     Machine,
     Metric,
     Observed,
+    Price,
     Request,
     Result,
+    Retry,
     Status,
     Table,
     Telemetry,
@@ -100,8 +102,34 @@ observations = st.builds(
 )
 packages = st.lists(st.tuples(texts, texts), max_size=3).map(tuple)
 machines = st.builds(Machine, texts | st.just(""), wholes, wholes, texts, texts, wholes, wholes, texts, texts, packages)
-telemetries = st.builds(
-    Telemetry, positive, *[wholes] * 5, positive, positive, wholes, st.lists(st.tuples(texts, positive), max_size=6).map(tuple), wholes
+
+
+@st.composite
+def telemetries(draw: st.DrawFn) -> Telemetry:
+    lowest, median = sorted((draw(wholes), draw(wholes)))
+    return Telemetry(
+        draw(positive),
+        draw(wholes),
+        median,
+        lowest,
+        draw(wholes),
+        draw(wholes),
+        draw(positive),
+        draw(positive),
+        draw(wholes),
+        tuple(draw(st.lists(st.tuples(texts, positive), max_size=6))),
+        draw(wholes),
+        draw(st.none() | wholes),
+        draw(st.none() | st.booleans()),
+    )
+
+
+prices = st.builds(Price, st.floats(1e-4, 1e6), st.from_regex(r"[A-Z]{3}", fullmatch=True))
+retries = st.builds(
+    Retry,
+    st.lists(texts, min_size=1, max_size=3).map(tuple),
+    st.floats(0, 1e9),
+    st.sampled_from(("ran again", "not quiet", "no time", "cancelled")),
 )
 requests = st.builds(
     Request,
@@ -131,8 +159,11 @@ def results(draw: st.DrawFn) -> Result:
         duration_s=draw(st.floats(0, 1e9)),
         status=status,
         machine=draw(machines),
-        telemetry=draw(st.none() | telemetries),
+        telemetry=draw(st.none() | telemetries()),
         failure=None if status == "ok" else draw(failures),
         observed=tuple(seen),
         files=tuple(draw(st.lists(st.sampled_from(("trace.json.gz", "engine.onnx")), unique=True))),
+        gpu_seconds=draw(st.floats(0, 1e9)),
+        price=draw(st.none() | prices),
+        retry=draw(st.none() | retries),
     )

@@ -16,7 +16,7 @@ from sample_week import COMMIT, REQUEST, TRACE, WEEK01, files, observed, result
 
 from bot import artifact
 from bot.artifact import Rejected, open_artifact, open_directory
-from workloads.spec import Estimate, Failure, Metric, Observed, Request, Result, Telemetry, Unit, dumps
+from workloads.spec import Estimate, Failure, Metric, Observed, Price, Request, Result, Retry, Telemetry, Unit, dumps
 
 OBSERVED = observed()
 RESULT = result()
@@ -79,6 +79,7 @@ def with_telemetry(memory_mib: int) -> dict[str, bytes]:
     return of(dataclasses.replace(RESULT, telemetry=telemetry), **{"trace.json.gz": TRACE})
 
 
+COSTLY = dataclasses.replace(RESULT, gpu_seconds=12.5, price=Price(2.49, "USD"), retry=Retry(("GPU at 91 C",), 3.0, "ran again"))
 UNMEASURED = dataclasses.replace(RESULT, observed=(Observed(OBSERVED.metrics[1:]),))
 NAN = dumps(RESULT).replace('"duration_s": 12.5', '"duration_s": NaN').encode()
 DEEP = "".join(f"[{n}," for n in range(50_000)).encode()
@@ -108,6 +109,11 @@ LIES: dict[str, tuple[dict[str, bytes], str]] = {
     "a link for a key": ({**good(), "result.json": b'{"www.evil.example": 1, "www.evil.example": 2}'}, "no details"),
     "endless nesting": ({**good(), "result.json": DEEP}, "not JSON"),
     "an unknown field": (edited(note="x"), "1 unknown fields"),
+    "more GPU time than there was": (edited(gpu_seconds=12.8), "more GPU time than its GPUs had"),
+    "a price beyond all": (edited(price={"gpu_hour": 1e6 + 1, "currency": "USD"}), "price of a GPU-hour is beyond"),
+    "a price in no currency": (edited(price={"gpu_hour": 2.49, "currency": "<b>"}), "three capital letters"),
+    "a rest without end": (edited(retry={"first": ["GPU at 91 C"], "waited_s": 13.0, "then": "ran again"}), "outlasts the run"),
+    "a retry with a link": (edited(retry={"first": ["see www.evil.example"], "waited_s": 1.0, "then": "ran again"}), "hold no link"),
     "another week": (edited(request={**json.loads(dumps(REQUEST)), "week": "week02"}), "another week"),
     "a missing target": (of(UNMEASURED, **{"trace.json.gz": TRACE}), "must be measured, or not measured with a reason"),
     "a run of eight days": (edited(duration_s=8 * 86400), "more than a week"),
@@ -125,7 +131,7 @@ def test_a_lie_is_rejected(lie: str, tmp_path: Path) -> None:
     assert re.fullmatch(r"[A-Za-z0-9 ._,;:()+/%=^?-]+", str(rejected.value))
 
 
-@pytest.mark.parametrize("held", [scaled("delta", "%", -3.5), with_telemetry(81559)])
+@pytest.mark.parametrize("held", [scaled("delta", "%", -3.5), with_telemetry(81559), of(COSTLY, **{"trace.json.gz": TRACE})])
 def test_what_is_possible_is_accepted(held: dict[str, bytes], tmp_path: Path) -> None:
     assert unpack(pack(tmp_path / "result.zip", held)).files == {"trace.json.gz": TRACE}
 

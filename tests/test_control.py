@@ -20,7 +20,7 @@ from bot.publish import Place, publish
 from bot.report import Where
 from bot.store import Ledger
 from localhub.state import Job, Machine, Run
-from workloads.spec import Failure, Request, Result, dumps
+from workloads.spec import Failure, Price, Request, Result, dumps
 
 BOT = "github-actions[bot]"
 WHERE = Where("https://github.com", "sprinter/sprint", "main")
@@ -125,7 +125,8 @@ def test_nothing_to_see(scene: Scene) -> None:
     assert scene.answer("/status") == (
         "### Nothing works and nothing waits\n\n"
         "**GPU runners:** they cannot be seen with this job's token, which may not administer the repository.\n\n"
-        "No GPU runner has handed over a result yet.")
+        "No GPU runner has handed over a result yet.\n\n"
+        "**GPU time, last 30 days:** 0.0 GPU-hours in 0 runs.")
 
 
 def test_what_works_and_what_waits(scene: Scene) -> None:
@@ -183,6 +184,27 @@ def test_who_may_sees_the_machines(scene: Scene, localhub: Any) -> None:
     localhub.fault("GET", "/runners", status=409, message="no")
     with pytest.raises(HubRefused):
         scene.hub.runners()
+
+
+def test_what_a_month_cost(scene: Scene) -> None:
+    now = scene.hub.now()
+    moments = [f"{now - timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}" for days in (1, 29, 31)]
+    scene.held = past(*(result(run=f"c{n}", started=started, gpu_seconds=5400.0, price=Price(2.0, "USD"))
+                        for n, started in enumerate(moments, 1)))
+    told = "\n\n**GPU time, last 30 days:** 3.0 GPU-hours in 2 runs, 6.00 USD."
+    assert scene.answer("/status").endswith(told)
+    scene.say("/bench")
+    assert scene.answer("/status").endswith(told)
+    scene.held = past(result(started=moments[0], gpu_seconds=5400.0))
+    assert scene.answer("/status").endswith("last 30 days:** 1.5 GPU-hours in 1 run.")
+
+
+def test_a_broken_ledger_hides_no_queue(scene: Scene) -> None:
+    scene.held = Ledger({"results/week02/c9/result.json": b"{}"})
+    waits = scene.say("/bench")
+    answer = scene.answer("/status")
+    assert rows(answer)[0][0] == waits.request_id
+    assert answer.endswith("**GPU time:** not known, for a file under results/ is no result.")
 
 
 def test_a_run_without_a_known_place_has_no_link(scene: Scene) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import cmarkgfm
 import pytest
@@ -23,6 +24,7 @@ from bot.report import (
     bound_text,
     code,
     command,
+    cost_text,
     duration_text,
     fenced,
     figure,
@@ -33,7 +35,7 @@ from bot.report import (
     state_text,
     value_text,
 )
-from workloads.spec import Chart, Column, Estimate, Failure, Metric, Observed, Request, Result, Table, Target, dumps
+from workloads.spec import Chart, Column, Estimate, Failure, Metric, Observed, Price, Request, Result, Retry, Table, Target, dumps
 
 WHERE = Where(
     server="https://github.com",
@@ -166,11 +168,67 @@ def test_a_cancelled_run_may_be_asked_for_again():
 def test_several_gpus_and_another_process_are_counted():
     result = stored("ok")
     assert result.telemetry is not None
-    both = replace(result, machine=replace(result.machine, gpus=2), telemetry=replace(result.telemetry, throttled=()))
+    both = replace(result, machine=replace(result.machine, gpus=2), gpu_seconds=744.8, telemetry=replace(result.telemetry, throttled=()))
     text = report(WORKLOAD, both, NOWHERE)
-    assert "2 x NVIDIA H100 80GB HBM3 · 1 process of up to 20 samples · took 6 min 12 s · 12.4 GPU-minutes" in text
-    assert "| throttled  | never " in text
+    assert "2 x NVIDIA H100 80GB HBM3 · 1 process of up to 20 samples · took 6 min 12 s · 12.4 GPU-minutes · 0.52 USD" in text
+    assert re.search(r"\| throttled +\| never ", text)
     assert "1 other process;" in report(WORKLOAD, stored("invalid"), NOWHERE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ecc_errors": 2}, "**INVALID: 2 uncorrected ECC errors.** Nothing of this run is judged. "),
+        ({"ecc_errors": 2}, ", 2 ECC errors, no other processes; "),
+        ({"ecc_errors": 1}, ", 1 ECC error, no other processes; "),
+        ({"ecc_errors": 0}, ", no ECC errors, no other processes; "),
+        ({"ecc_errors": None}, "median 512 W, no other processes; "),
+        ({"ecc_errors": None}, "| uncorrected ECC errors | not counted by this GPU "),
+        ({"persistence": None}, "| persistence mode       | not told by this GPU "),
+        ({"persistence": False}, "0.5 s apart. To set right: persistence mode is off (nvidia-smi -pm 1 turns it on).\n"),
+        ({"sm_clock_limit": 0}, "| SM clock               | median 1980, lowest 1755 MHz "),
+    ],
+)
+def test_the_telemetry_is_told(changes: dict[str, Any], words: str):
+    result = stored("ok")
+    assert result.telemetry is not None
+    assert words in report(WORKLOAD, replace(result, telemetry=replace(result.telemetry, **changes)), NOWHERE)
+
+
+@pytest.mark.parametrize(
+    ("retry", "words"),
+    [
+        (Retry(("GPU at 91 C",), 74.2, "ran again"),
+         "This is a second try: the first was invalid (GPU at 91 C), and the GPU rested 1 min 14 s between them."),
+        (Retry(("GPU at 91 C",), 300.0, "not quiet"),
+         "There was no second try: after 5 min 00 s the GPU was still hot, shared or slowed down."),
+        (Retry(("GPU at 91 C",), 0.0, "no time"), "There was no second try: it might not have ended before the job must."),
+        (Retry(("GPU at 91 C",), 12.0, "cancelled"), "There was no second try: it was cancelled, 12 s into the rest before it."),
+    ],
+)
+def test_a_second_try_is_told(retry: Retry, words: str):
+    text = report(WORKLOAD, replace(stored("ok"), retry=retry), NOWHERE)
+    assert f"samples 0.5 s apart. {words}\n" in text
+
+
+def costing(gpu_seconds: float, *price: Any) -> Result:
+    return replace(stored("ok"), gpu_seconds=gpu_seconds, price=Price(*price) if price else None)
+
+
+@pytest.mark.parametrize(
+    ("runs", "text"),
+    [
+        ((), ""),
+        ((costing(3600.0),), ""),
+        ((costing(0.0, 2.49, "USD"),), ""),
+        ((costing(5400.0, 2.49, "USD"),), "3.74 USD"),
+        ((costing(1.0, 2.49, "USD"),), "under 0.01 USD"),
+        ((costing(3600.0, 2.0, "USD"), costing(1800.0, 3.0, "EUR"), costing(1800.0, 2.0, "USD")), "1.50 EUR + 3.00 USD"),
+        ((costing(3600.0, 1000.0, "USD"), costing(60.0), costing(0.0)), "1,000.00 USD (1 of 2 runs have no price)"),
+    ],
+)
+def test_costs_are_summed_by_currency(runs: tuple[Result, ...], text: str):
+    assert cost_text(runs) == text
 
 
 def test_a_run_without_a_commit_names_none():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+import yaml
 
 from runner import child, folder, process
 from workloads import spec
@@ -42,7 +43,8 @@ def lab(tmp_path: Path) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("GITHUB_SHA", "CUDA_VISIBLE_DEVICES")}
+    left_out = ("GITHUB_SHA", "CUDA_VISIBLE_DEVICES", "SPRINTBENCH_GPU_HOUR_PRICE")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**kept, "PYTHONPATH": str(REPO), **more}
 
 
@@ -172,7 +174,8 @@ def test_every_failure_is_a_result(lab: Path, behaviour: str, status: str, messa
 
 def test_every_bad_behaviour_is_tested() -> None:
     source = (CASES / "weeks" / "week04_bad" / "run.py").read_text()
-    elsewhere = {"run", "hangs", "fills_the_disk", "leaves_a_worker", "fails_the_second_time", "removes_its_folder"}
+    elsewhere = {"run", "hangs", "fills_the_disk", "leaves_a_worker", "fails_the_second_time", "fails_on_the_second_try",
+                 "removes_its_folder"}
     assert set(re.findall(r"^def (\w+)", source, re.MULTILINE)) - elsewhere == {case[0] for case in FAILURES}
 
 
@@ -300,6 +303,7 @@ REFUSALS = [
     (("week03",), "no CUDA GPU here: add --smoke for the tiny CPU version, or run this on a GPU machine"),
     (("week03", "--smoke", "--run", "x1"), "--run: c<comment id>, or r<time> as in r20261123154922"),
     (("week03", "--smoke", "--timeout-min", "nan"), "--timeout-min: a number of minutes above 0"),
+    (("week03", "--smoke", "--rest-min", "nan"), "--rest-min: a number of minutes, or 0"),
     (("week03", "--request", "{}"), "--request takes the place of WEEK and of its options: give one or the other"),
     (("--request", "{}"), "--request: Request: command missing"),
     (("--request", '{"command": "help"}'), "--request: the runner runs one week, and nothing else"),
@@ -390,6 +394,121 @@ def test_a_gpu_that_cannot_be_watched_leaves_validity_open(lab: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert result_in(lab).telemetry is None
     assert "the GPU could not be watched, so the run's validity is unchecked: Not Supported" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------- a second try
+
+
+@pytest.mark.parametrize(("trouble", "first"), [("hot", "GPU at 91 C"), ("shared", "1 other process on the GPU")])
+def test_a_spoilt_run_is_run_once_more(lab: Path, trouble: str, first: str) -> None:
+    done = run(lab, "week03", "--repeat", "2", **GPU, STAND_IN_GPU=f"{trouble} once")
+    assert done.returncode == 0, done.stderr
+    result = result_in(lab)
+    assert result.retry is not None
+    assert (result.retry.first, result.retry.then) == ((first,), "ran again")
+    assert result.telemetry is not None
+    assert spec.faults(result.telemetry) == ()
+    assert len(result.observed) == 2
+    assert names_in(lab) == ["notes.txt", "result.json"]
+    told = [line.split(" s  ")[1] for line in done.stderr.splitlines() if re.match(r" +\d+\.\d s  ", line)]
+    assert [line for line in told if line.startswith(("process", "this run", "the GPU"))] == [
+        "process 1 of 2", "process 2 of 2", f"this run is invalid ({first}); the GPU has 5 minutes to get cool and alone",
+        "the GPU is cool and alone: a second try", "process 1 of 2", "process 2 of 2"]
+    assert f"process {os.getpid()}" not in done.stderr
+    assert 2.0 <= result.retry.waited_s < result.duration_s
+
+
+def test_a_gpu_that_stays_hot_leaves_the_first_try(lab: Path) -> None:
+    done = run(lab, "week03", "--rest-min", "0.02", **GPU, STAND_IN_GPU="hot")
+    assert done.returncode == 0, done.stderr
+    result = result_in(lab)
+    assert result.retry is not None
+    assert (result.retry.first, result.retry.then, len(result.observed)) == (("GPU at 91 C",), "not quiet", 1)
+    assert names_in(lab) == ["notes.txt", "result.json"]
+    assert "the GPU is still hot, shared or slowed down: the first try stands" in done.stderr
+    assert done.stderr.count("process 1 of 1") == 1
+
+
+def test_a_cancel_during_the_rest_leaves_the_first_try(lab: Path) -> None:
+    with start(lab, "week03", **GPU, STAND_IN_GPU="hot") as runner:
+        line_with(runner.stderr, "this run is invalid (GPU at 91 C)")
+        runner.send_signal(signal.SIGTERM)
+        assert runner.wait(20) == 0
+    result = result_in(lab)
+    assert result.retry is not None
+    assert (result.status, result.retry.then, len(result.observed)) == ("ok", "cancelled", 1)
+    assert names_in(lab) == ["notes.txt", "result.json"]
+
+
+def test_a_second_try_that_fails_is_the_result(lab: Path) -> None:
+    done = run(lab, "week04", **GPU, STAND_IN_GPU="hot once", BEHAVIOUR="fails_on_the_second_try", MARK=str(lab / "mark"))
+    assert done.returncode == 1, done.stderr
+    result = result_in(lab)
+    assert result.retry is not None
+    assert (result.status, result.retry.then, result.observed, result.files) == ("error", "ran again", (), ())
+    assert names_in(lab) == ["result.json"]
+
+
+@pytest.mark.parametrize(("trouble", "fault"), [
+    ("bad memory", r"\d uncorrected ECC errors?"), ("slow", "SM clock at 900 of 1980 MHz")])
+def test_what_no_rest_cures_is_not_run_again(lab: Path, trouble: str, fault: str) -> None:
+    """The slow one is at its power cap all the time: what the run draws, it draws again."""
+    assert run(lab, "week03", **GPU, STAND_IN_GPU=trouble).returncode == 0
+    result = result_in(lab)
+    assert result.telemetry is not None
+    assert re.fullmatch(fault, "; ".join(spec.faults(result.telemetry)))
+    assert result.retry is None
+
+
+def test_no_second_try_where_none_is_wanted(lab: Path) -> None:
+    assert run(lab, "week03", "--rest-min", "0", **GPU, STAND_IN_GPU="hot once").returncode == 0
+    assert result_in(lab).retry is None
+
+
+def test_no_second_try_where_the_job_would_end_first(lab: Path) -> None:
+    done = run(lab, "week03", "--timeout-min", "81", **GPU, STAND_IN_GPU="hot once")
+    assert done.returncode == 0, done.stderr
+    retry = result_in(lab).retry
+    assert retry is not None
+    assert (retry.then, retry.waited_s) == ("no time", 0.0)
+    assert "a second try might not end before the job must" in done.stderr
+
+
+def test_the_runner_knows_when_its_job_ends() -> None:
+    from runner.__main__ import JOB_S
+
+    job = yaml.safe_load((REPO / ".github/workflows/bench.yml").read_text())["jobs"]["bench"]
+    assert 60 * (job["timeout-minutes"] - 5) >= JOB_S
+
+
+# ---------------------------------------------------------------------------------------------------- what it cost
+
+
+def test_gpu_time_and_its_price_are_in_the_result(lab: Path) -> None:
+    assert run(lab, "week03", "--gpus", "2", **GPU | {"CUDA_VISIBLE_DEVICES": "0,1"}, SPRINTBENCH_GPU_HOUR_PRICE="2.49 USD").returncode == 0
+    result = result_in(lab)
+    assert result.gpu_seconds == round(2 * result.duration_s, 2) > 0
+    assert result.price == spec.Price(2.49, "USD")
+
+
+def test_a_smoke_run_holds_no_gpu(lab: Path) -> None:
+    assert run(lab, "week03", "--smoke", **GPU, SPRINTBENCH_GPU_HOUR_PRICE="2.49 USD").returncode == 0
+    assert (result_in(lab).gpu_seconds, result_in(lab).price) == (0.0, None)
+
+
+def test_a_bad_price_is_refused_at_a_terminal(lab: Path) -> None:
+    done = run(lab, "week03", "--smoke", SPRINTBENCH_GPU_HOUR_PRICE="cheap")
+    why = "a price for one GPU-hour is a number and a currency, as in 2.49 USD"
+    assert (done.returncode, done.stderr) == (2, f"Error: SPRINTBENCH_GPU_HOUR_PRICE: {why}\n")
+    assert not (lab / "out").exists()
+
+
+def test_a_bad_price_loses_no_job(lab: Path) -> None:
+    done = run(lab, "--request", spec.dumps(Request("bench", "week03")), **GPU, SPRINTBENCH_GPU_HOUR_PRICE="0 USD")
+    assert done.returncode == 0, done.stderr
+    result = result_in(lab)
+    assert (result.price, result.gpu_seconds) == (None, result.duration_s)
+    assert "SPRINTBENCH_GPU_HOUR_PRICE is left out: price: above 0 for a GPU-hour" in done.stderr
 
 
 def test_more_gpus_than_there_are(lab: Path) -> None:

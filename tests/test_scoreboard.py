@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bot.scoreboard import PREFACE, page, render
 from workloads.plan import WEEKS
-from workloads.spec import Metric, Observed, Result
+from workloads.spec import Metric, Observed
 
 WORKLOADS = {"week01": WORKLOAD}
 EARLY = replace(stored("ok"), run="c1", started="2026-11-20T10:00:00Z")
@@ -95,9 +95,22 @@ def test_a_stand_in_is_named_and_gpus_are_counted():
     ]
 
 
-@given(st.permutations(RUNS))
-def test_the_order_of_runs_does_not_matter(runs: list[Result]):
-    assert render({"week01": runs}, WORKLOADS) == render({"week01": RUNS}, WORKLOADS)
+def test_gpu_time_and_cost_are_summed_by_week_and_in_all():
+    text = render({"week01": RUNS}, WORKLOADS).split("## GPU time")[1]
+    assert text.startswith(
+        "\n\n**0.7 GPU-hours · 1.75 USD (1 of 4 runs have no price)** in 5 runs, failed and invalid ones too.\n\n"
+        "| week   | runs   | GPU-hours   | cost                                 |\n"
+    )
+    assert cells(text, "week01") == ["week01", "5", "0.7", "1.75 USD (1 of 4 runs have no price)"]
+    unpriced = render({"week01": [replace(EARLY, price=None)]}, WORKLOADS)
+    assert "**0.1 GPU-hours** in 1 run, failed" in unpriced
+    assert cells(unpriced.split("## GPU time")[1], "week01") == ["week01", "1", "0.1", "no price"]
+    assert "GPU time" not in render({"week01": RUNS[2:3]}, WORKLOADS)
+
+
+@given(st.permutations(range(len(RUNS))))
+def test_the_order_of_runs_does_not_matter(places: list[int]):
+    assert render({"week01": [RUNS[place] for place in places]}, WORKLOADS) == render({"week01": RUNS}, WORKLOADS)
 
 
 def test_runs_of_a_week_without_a_promise_are_left_out():

@@ -24,22 +24,27 @@ from workloads.spec import (
     Machine,
     Metric,
     Observed,
+    Price,
     Request,
     Result,
+    Retry,
     SpecError,
     Table,
     Target,
     Telemetry,
     Workload,
+    cautions,
     check_kept,
     check_text,
     discover,
     dumps,
     faults,
     loads,
+    passing,
     percentile,
     plain_text,
     pooled,
+    price,
 )
 
 ACTIVE = (
@@ -435,18 +440,95 @@ CALM = Telemetry(0.5, 100, 1980, 1700, 1980, 61, 500.0, 690.0, 70_000, (), 0)
         ({"temperature_highest": 87}, ()),
         ({"temperature_highest": 88}, ("GPU at 88 C",)),
         ({"foreign": 2}, ("2 other processes on the GPU",)),
-        ({"sm_clock_median": 1485}, ()),
-        ({"sm_clock_median": 1484}, ("SM clock at 1484 of 1980 MHz",)),
-        ({"sm_clock_limit": 0, "sm_clock_median": 0}, ()),
+        ({"sm_clock_median": 1485, "sm_clock_lowest": 1485}, ()),
+        ({"sm_clock_median": 1484, "sm_clock_lowest": 1484}, ("SM clock at 1484 of 1980 MHz",)),
+        ({"sm_clock_limit": 0, "sm_clock_median": 0, "sm_clock_lowest": 0}, ()),
+        ({"sm_clock_lowest": 210}, ()),
+        ({"ecc_errors": 0}, ()),
+        ({"ecc_errors": 1}, ("1 uncorrected ECC error",)),
+        ({"ecc_errors": 12}, ("12 uncorrected ECC errors",)),
+        ({"persistence": False}, ()),
     ],
 )
 def test_faults(changes: dict[str, Any], found: tuple[str, ...]):
     assert faults(replace(CALM, **changes)) == found
 
 
+HOT, SLOW, BROKEN = {"temperature_highest": 91}, {"sm_clock_median": 1300, "sm_clock_lowest": 1300}, {"ecc_errors": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "may_pass"),
+    [
+        ({}, False),
+        (HOT, True),
+        ({"foreign": 1}, True),
+        ({"throttled": (("hardware thermal slowdown", 0.2), ("software thermal slowdown", 0.2))}, True),
+        (SLOW, True),
+        (SLOW | {"throttled": (("software power cap", 0.49),)}, True),
+        (SLOW | {"throttled": (("software power cap", 0.5),)}, False),
+        ({"throttled": (("hardware power brake", 0.1),)}, False),
+        (BROKEN, False),
+        (HOT | BROKEN, False),
+    ],
+)
+def test_a_rest_cures_heat_and_company_and_nothing_else(changes: dict[str, Any], may_pass: bool):
+    assert passing(replace(CALM, **changes)) is may_pass
+
+
+def test_persistence_mode_is_a_caution_where_it_is_known_to_be_off():
+    told = {state: cautions(replace(CALM, persistence=state)) for state in (True, False, None)}
+    assert told == {True: (), False: ("persistence mode is off (nvidia-smi -pm 1 turns it on)",), None: ()}
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("2.49 USD", Price(2.49, "USD")),
+        (" 3EUR\n", Price(3.0, "EUR")),
+        ("12345.6789 JPY", Price(12345.6789, "JPY")),
+    ],
+)
+def test_a_price_is_read(text: str, read: Price):
+    assert price(text) == read
+
+
+BAD_PRICES = ["", "2.49", "USD", "2.49 usd", "2,49 EUR", "$2.49", "-1 USD", "0 USD", "0.0000 USD", "1e3 USD", "nan USD", "1234567 USD",
+              "2.49 USDT", "2.49  USD", "2.49 USD/h", "٢ USD", "1.23456 USD"]
+
+
+@pytest.mark.parametrize("text", BAD_PRICES)
+def test_what_is_no_price_is_refused(text: str):
+    with pytest.raises(SpecError, match="price"):
+        price(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"gpu_seconds": -1.0}, "gpu_seconds"),
+        ({"gpu_seconds": float("nan")}, "gpu_seconds"),
+        ({"price": (float("inf"), "USD")}, "above 0"),
+        ({"price": (0.0, "USD")}, "above 0"),
+        ({"price": (1.0, "US$")}, "three capital letters"),
+        ({"retry": ((), 1.0, "ran again")}, "because of its faults"),
+        ({"retry": (("<b>",), 1.0, "ran again")}, "retry: text"),
+        ({"retry": (("GPU at 91 C",), -1.0, "ran again")}, "retry: seconds"),
+    ],
+)
+def test_cost_and_retry_have_bounds(changes: dict[str, Any], rule: str):
+    kinds: dict[str, Any] = {"price": lambda v: Price(*v), "retry": lambda v: Retry(*v), "gpu_seconds": float}
+    with pytest.raises(SpecError, match=rule):
+        replace(stored("ok"), **{name: kinds[name](value) for name, value in changes.items()})
+
+
 def test_telemetry_and_machines_are_checked():
     with pytest.raises(SpecError, match="telemetry"):
         replace(CALM, power_median=float("nan"))
+    with pytest.raises(SpecError, match="the lowest clock"):
+        replace(CALM, sm_clock_lowest=1981)
+    with pytest.raises(SpecError, match="counted from 0"):
+        replace(CALM, ecc_errors=-1)
     with pytest.raises(SpecError, match="machine"):
         Machine("<b>", 1, 1, "", "", 1, 1, "", "", ())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,14 +14,14 @@ from types import ModuleType
 
 import pytest
 
-from runner.telemetry import NvmlGpu, Reading, Sample, Sampler, Unreadable, ours, summarise
+from runner.telemetry import NvmlGpu, Reading, Sample, Sampler, Unreadable, ours, rest, summarise
 from workloads.spec import Telemetry, faults
 
 IDLE = Reading(sm_clock=345, temperature=38, power_w=70.0, memory_mib=4, load_percent=0, reasons=0x1, processes=frozenset())
 BUSY = Reading(sm_clock=1755, temperature=61, power_w=512.3, memory_mib=30000, load_percent=97, reasons=0x0, processes=frozenset({10}))
 
 
-def reading(base: Reading = BUSY, **changed: int | float | frozenset[int]) -> Reading:
+def reading(base: Reading = BUSY, **changed: int | float | frozenset[int] | None) -> Reading:
     return Reading(**{**{name: getattr(base, name) for name in Reading.__slots__}, **changed})  # type: ignore[arg-type]
 
 
@@ -57,6 +58,22 @@ def test_one_hardware_slowdown_in_a_long_run_is_a_fault() -> None:
     assert faults(summarise(seen, 0.5, 1980)) == ("hardware slowdown in 0% of samples",)
 
 
+def ecc_errors(*counts: int | None) -> int | None:
+    return summarise(samples(*[reading(ecc_errors=count) for count in counts]), 0.5, 1980).ecc_errors
+
+
+def test_errors_from_before_the_run_are_not_of_the_run() -> None:
+    assert (ecc_errors(7, 7, 7), ecc_errors(7, 7, 9), ecc_errors(0, 1)) == (0, 2, 1)
+
+
+def test_a_gpu_that_counts_no_errors_has_none() -> None:
+    assert ecc_errors(None, None) is None
+
+
+def test_persistence_mode_is_passed_on() -> None:
+    assert [summarise(samples(IDLE), 0.5, 1980, state).persistence for state in (True, False, None)] == [True, False, None]
+
+
 def foreign(*seen: set[int], own: Iterable[int] = (10,)) -> int:
     return summarise(samples(*[reading(processes=frozenset(pids)) for pids in seen], own=own), 0.5, 1980).foreign
 
@@ -91,6 +108,9 @@ class Shown:
         self.readings = list(readings)
         self.limit = limit
 
+    def persistence(self) -> bool | None:
+        return False
+
     def clock_limit(self) -> int:
         if self.limit is None:
             raise Unreadable("Not Supported")
@@ -116,9 +136,17 @@ def test_sampling_goes_on_until_the_end() -> None:
     telemetry = sampler.telemetry()
     assert telemetry is not None
     assert telemetry.samples == taken >= 5
-    assert telemetry.sm_clock_median == 1755
+    assert (telemetry.sm_clock_median, telemetry.persistence) == (1755, False)
     time.sleep(0.05)
     assert len(sampler.samples) == taken
+
+
+def test_the_last_reading_is_of_the_end() -> None:
+    with Sampler(Shown(reading(ecc_errors=4), reading(ecc_errors=5)), own=frozenset, period_s=60) as sampler:
+        pass
+    telemetry = sampler.telemetry()
+    assert telemetry is not None
+    assert (telemetry.samples, telemetry.ecc_errors) == (2, 1)
 
 
 def test_a_gpu_lost_on_the_way_leaves_no_telemetry() -> None:
@@ -140,6 +168,37 @@ def test_ours_are_this_process_and_what_it_started() -> None:
     assert ours([child.pid]) == frozenset()
 
 
+# ---------------------------------------------------------------------------------------------------- rest
+
+
+COOL = reading(IDLE, temperature=60)
+RESTLESS = [reading(IDLE, temperature=61), reading(IDLE, processes=frozenset({77})), *(reading(IDLE, reasons=r) for r in (8, 32, 64, 128))]
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_gpu_is_at_rest_after_three_quiet_looks() -> None:
+    gpu = Shown(RESTLESS[0], COOL, COOL, RESTLESS[1], COOL, COOL, COOL, RESTLESS[0])
+    assert rest(gpu, 5, never, look_s=0) == "quiet"
+    assert gpu.readings == [RESTLESS[0]]
+
+
+@pytest.mark.parametrize("restless", RESTLESS)
+def test_a_gpu_that_finds_no_rest_is_waited_for_no_longer_than_allowed(restless: Reading) -> None:
+    assert rest(Shown(restless), 0.05, never, look_s=0.01) == "not quiet"
+
+
+def test_a_gpu_lost_meanwhile_is_not_quiet() -> None:
+    assert rest(Shown(COOL, None), 5, never, look_s=0) == "not quiet"
+
+
+def test_a_rest_is_cut_short_by_a_cancel() -> None:
+    asked = iter((False, True))
+    assert rest(Shown(RESTLESS[0]), 60, lambda: next(asked), look_s=0) == "cancelled"
+
+
 # ---------------------------------------------------------------------------------------------------- NVML
 
 
@@ -157,8 +216,23 @@ def test_nvml_is_read_in_our_units(nvml: ModuleType, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("STAND_IN_GPU", "shared")
     gpu = NvmlGpu(nvml, 0)
     assert gpu.clock_limit() == 1980
-    assert gpu.read() == Reading(sm_clock=1755, temperature=61, power_w=512.3, memory_mib=1024, load_percent=97, reasons=0x4,
-                                 processes=frozenset({1}))
+    assert gpu.read() == Reading(sm_clock=1755, temperature=58, power_w=512.3, memory_mib=1024, load_percent=97, reasons=0x4,
+                                 processes=frozenset({1}), ecc_errors=3)
+    assert gpu.persistence() is True
+    monkeypatch.setenv("STAND_IN_GPU", "not persistent")
+    assert gpu.persistence() is False
+
+
+def test_what_a_plain_card_lacks_is_none(nvml: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAND_IN_GPU", "a plain card")
+    gpu = NvmlGpu(nvml, 0)
+    assert (gpu.persistence(), gpu.read().ecc_errors, gpu.read().power_w) == (None, None, 512.3)
+
+
+def test_errors_that_are_not_told_are_no_zero(nvml: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAND_IN_GPU", "no errors told")
+    with pytest.raises(Unreadable, match="Unknown Error"):
+        NvmlGpu(nvml, 0).read()
 
 
 @pytest.mark.parametrize(("trouble", "ask"), [("no utilisation", NvmlGpu.read), ("no clock", NvmlGpu.clock_limit)])
@@ -172,7 +246,7 @@ def test_what_nvml_refuses_is_unreadable(nvml: ModuleType, monkeypatch: pytest.M
 def test_every_nvml_name_we_call_exists() -> None:
     pynvml = pytest.importorskip("pynvml", reason="the gpu extra is not installed")
     stand_in = (Path(__file__).parent / "cases" / "nvml" / "pynvml.py").read_text()
-    called = {word for word in stand_in.replace("(", " ").split() if word.startswith(("nvml", "NVML"))}
+    called = {word for word in re.findall(r"\w+", stand_in) if word.startswith(("nvml", "NVML"))}
     assert len(called) >= 15
     assert [name for name in called if not hasattr(pynvml, name)] == []
 
@@ -187,3 +261,5 @@ def test_a_real_gpu_can_be_read() -> None:
         seen = gpu.read()
         assert 0 < seen.sm_clock <= gpu.clock_limit()
         assert seen.power_w > 0
+        assert gpu.persistence() in (True, False, None)
+        assert seen.ecc_errors is None or seen.ecc_errors >= 0

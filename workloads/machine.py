@@ -19,6 +19,7 @@ PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "nvidia-cudnn-cu1
 
 MATMUL_SIZE = 8192
 COPY_BYTES = 4 * 2**30
+ROUND_TRIP_SIZE = 256
 CPU_MATMUL_SIZE = 256
 CPU_COPY_BYTES = 4 * 2**20
 
@@ -106,6 +107,30 @@ def _installed(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """A matrix product on the GPU beside the same on the CPU: `error` is the largest difference, in parts of the largest value;
+    `device` is "" where torch shows no GPU, and `cuda` where it was built without."""
+
+    torch: str
+    cuda: str
+    device: str
+    error: float
+
+
+def round_trip() -> RoundTrip:
+    """Numbers to the first GPU, a product there, and back. Raises what torch raises; on a GPU that hangs, it never returns."""
+    import torch  # here, so that describe() stays free of it
+
+    version, cuda = str(torch.__version__), torch.version.cuda or ""
+    if not torch.cuda.is_available():
+        return RoundTrip(version, cuda, "", 0.0)
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(ROUND_TRIP_SIZE, ROUND_TRIP_SIZE, dtype=torch.float64, generator=random) for _ in range(2))
+    here, there = a @ b, (a.cuda() @ b.cuda()).cpu()
+    return RoundTrip(version, cuda, torch.cuda.get_device_name(), float((here - there).abs().max() / here.abs().max()))
 
 
 def ceilings(device: Literal["cuda", "cpu"]) -> tuple[Metric, Metric]:

@@ -439,7 +439,9 @@ class Machine:
 class Telemetry:
     """NVML's view of a run, sampled every `period_s` seconds: clocks in MHz, temperature in Celsius, power in watts.
 
-    `throttled` holds (reason, share of the samples under load that had it); `foreign` counts other processes seen on the GPU.
+    `throttled` holds (reason, share of the samples under load that had it); `foreign` counts other processes seen on the GPU;
+    `ecc_errors` counts the memory errors that ECC could not correct and that came while the run lasted, and `persistence` is
+    the driver's persistence mode: None where the GPU does not tell.
     """
 
     period_s: float
@@ -453,11 +455,15 @@ class Telemetry:
     memory_highest_mib: int
     throttled: tuple[tuple[str, float], ...]
     foreign: int
+    ecc_errors: int | None = None
+    persistence: bool | None = None
 
     def __post_init__(self) -> None:
         check_finite((self.period_s, self.power_median, self.power_highest, *(share for _, share in self.throttled)), "telemetry")
         for reason, _ in self.throttled:
             check_text(reason, "telemetry")
+        check(self.sm_clock_lowest <= self.sm_clock_median, "telemetry: the lowest clock is at most the median one")
+        check(self.ecc_errors is None or self.ecc_errors >= 0, "telemetry: errors are counted from 0")
 
 
 # Thresholds of validity: a hardware slow-down at any time, or a thermal limit for more than 5% of the samples under load,
@@ -468,21 +474,84 @@ POWER_CAP = "software power cap"
 SOFT_SHARE = 0.05
 HOTTEST_C = 87
 LOWEST_CLOCK_SHARE = 0.75
+# From this share on it is the power cap that holds the clock down: what the run itself draws, and draws again after a rest.
+CAPPED_SHARE = 0.5
+POWER_BRAKE = "hardware power brake"  # pulled from outside the GPU, as a power supply does: no rest of the GPU releases it
 
 
 def faults(telemetry: Telemetry) -> tuple[str, ...]:
     """Why a run must not enter history, in plain words; empty where nothing speaks against it."""
+    return tuple(words for words, _ in _faults(telemetry))
+
+
+def passing(telemetry: Telemetry) -> bool:
+    """Whether there are faults, and all of them may be gone once the GPU is cool and alone: heat, other processes, low clocks."""
+    found = _faults(telemetry)
+    return bool(found) and all(passes for _, passes in found)
+
+
+def _faults(telemetry: Telemetry) -> list[tuple[str, bool]]:
+    """Each fault in words, and whether a rest may cure it."""
     found = []
     for reason, share in telemetry.throttled:
         if reason != POWER_CAP and share > (0 if reason in HARD_REASONS else SOFT_SHARE):
-            found.append(f"{reason} in {share:.0%} of samples")
+            found.append((f"{reason} in {share:.0%} of samples", reason != POWER_BRAKE))
     if telemetry.temperature_highest > HOTTEST_C:
-        found.append(f"GPU at {telemetry.temperature_highest} C")
+        found.append((f"GPU at {telemetry.temperature_highest} C", True))
     if telemetry.foreign:
-        found.append(f"{telemetry.foreign} other process{'es' if telemetry.foreign > 1 else ''} on the GPU")
+        found.append((f"{telemetry.foreign} other process{'es' if telemetry.foreign > 1 else ''} on the GPU", True))
     if telemetry.sm_clock_limit and telemetry.sm_clock_median < LOWEST_CLOCK_SHARE * telemetry.sm_clock_limit:
-        found.append(f"SM clock at {telemetry.sm_clock_median} of {telemetry.sm_clock_limit} MHz")
-    return tuple(found)
+        capped = dict(telemetry.throttled).get(POWER_CAP, 0.0) >= CAPPED_SHARE
+        found.append((f"SM clock at {telemetry.sm_clock_median} of {telemetry.sm_clock_limit} MHz", not capped))
+    if telemetry.ecc_errors:
+        found.append((f"{telemetry.ecc_errors} uncorrected ECC error{'s' if telemetry.ecc_errors > 1 else ''}", False))
+    return found
+
+
+def cautions(telemetry: Telemetry) -> tuple[str, ...]:
+    """What people should know and set right, though the numbers stand. With persistence mode off, the driver unloads whenever
+    nothing holds the GPU, and forgets clocks that were locked; while a run lasts its telemetry holds the GPU, so the run is valid."""
+    return ("persistence mode is off (nvidia-smi -pm 1 turns it on)",) if telemetry.persistence is False else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """What the runner did about a first try that was invalid, whose faults are `first` in words: `then` is "ran again" where the
+    result is of a second try, after `waited_s` seconds of cool-down, and else why there was none and the first try stands."""
+
+    first: tuple[str, ...]
+    waited_s: float
+    then: Literal["ran again", "not quiet", "no time", "cancelled"]
+
+    def __post_init__(self) -> None:
+        check(bool(self.first), "retry: a first try is run again because of its faults")
+        for fault in self.first:
+            check_text(fault, "retry")
+        check(math.isfinite(self.waited_s) and self.waited_s >= 0, "retry: seconds")
+
+
+CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
+PRICE = re.compile(r"(\d{1,6}(?:\.\d{1,4})?) ?([A-Z]{3})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one GPU costs for an hour; `currency` by its three letters (ISO 4217)."""
+
+    gpu_hour: float
+    currency: str
+
+    def __post_init__(self) -> None:
+        check(math.isfinite(self.gpu_hour) and self.gpu_hour > 0, "price: above 0 for a GPU-hour")
+        check(bool(CURRENCY.fullmatch(self.currency)), "price: a currency of three capital letters, as USD")
+
+
+def price(text: str) -> Price:
+    """ "2.49 USD" as a Price. Raises SpecError for anything else."""
+    found = PRICE.fullmatch(text.strip())
+    check(found is not None, "a price for one GPU-hour is a number and a currency, as in 2.49 USD")
+    assert found is not None
+    return Price(float(found[1]), found[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,7 +568,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All that leaves the GPU: what was asked, what ran where, what was observed; one `Observed` for each process."""
+    """All that leaves the GPU: what was asked, what ran where, what was observed; one `Observed` for each process.
+
+    `duration_s` is from the start to the end, with a first try that was invalid and the rest after it; `gpu_seconds` is the
+    time for which the run had its GPUs to itself, times their number, and `price` what one of them costs, where that is known.
+    """
 
     run: str
     request: Request
@@ -512,6 +585,9 @@ class Result:
     failure: Failure | None = None
     observed: tuple[Observed, ...] = ()
     files: tuple[str, ...] = ()
+    gpu_seconds: float = 0.0
+    price: Price | None = None
+    retry: Retry | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -521,6 +597,7 @@ class Result:
         check(bool(COMMIT.fullmatch(self.commit)), "commit: 40 hexadecimal digits, or nothing")
         check(_is_moment(self.started), "started: a moment of the calendar, as 2026-11-23T15:49:22Z")
         check(math.isfinite(self.duration_s) and self.duration_s >= 0, "duration_s: seconds")
+        check(math.isfinite(self.gpu_seconds) and self.gpu_seconds >= 0, "gpu_seconds: seconds")
         check((self.status == "ok") == (self.failure is None), "a failure, and only a failure, says why")
         check(self.status != "ok" or len(self.observed) == self.request.repeat, "one observation for each process asked for")
         check(all(FILE.fullmatch(name) for name in self.files), "files: plain lower-case names")
@@ -560,6 +637,30 @@ class Accepted:
     def __post_init__(self) -> None:
         check(self.schema == SCHEMA, f"schema {self.schema} is not {SCHEMA}")
         check(bool(RUN.fullmatch(self.run) and RUN.fullmatch(self.by)), "a run and a comment: c and a number")
+
+
+# ---------------------------------------------------------------------------------------------------- the doctor
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `bench doctor` looked at: green is as it should be, with amber a run works but something is amiss or cannot
+    be seen, with red it does not. `fix` is the command or the settings page that mends it; green needs none."""
+
+    part: Literal["machine", "repository"]
+    level: Literal["green", "amber", "red"]
+    what: str
+    told: str
+    fix: str = ""
+
+    def __post_init__(self) -> None:
+        check(bool(self.what and self.told), "a finding says what was looked at, and what was seen")
+        check((self.level == "green") == (not self.fix), "a fix for amber and red, and for them alone")
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    findings: tuple[Finding, ...]
 
 
 # ---------------------------------------------------------------------------------------------------- JSON

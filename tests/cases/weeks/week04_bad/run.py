@@ -93,6 +93,13 @@ def fails_the_second_time(ctx: Context) -> Observed:
     return GOOD
 
 
+def fails_on_the_second_try(ctx: Context) -> Observed:
+    """What the first try left in the folder is gone by then, so the mark is elsewhere."""
+    Path(os.environ["MARK"]).touch(exist_ok=False)
+    Path(ctx.out, "notes.txt").write_text("notes\n")
+    return GOOD
+
+
 def returns_nothing(ctx: Context) -> Observed:
     return None  # type: ignore[return-value]  # that is the lie
 
