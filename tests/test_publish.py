@@ -99,7 +99,7 @@ def test_a_run_asked_for_elsewhere_ticks_its_own_weeks_issue(hub: Hub, localhub:
     assert f"([{asked.place.request_id}](https://github.com/sprinter/sprint/issues/1#issuecomment-{asked.place.card}))" in own.body
 
 
-def tests_of(localhub: Any, conclusion: Any) -> None:
+def ci_of(localhub: Any, conclusion: Any) -> None:
     """A run of ci.yml on the default branch that has ended so."""
     localhub.put({".github/workflows/ci.yml": b"name: ci\non: push\njobs: {test: {name: Test}}\n"})
     run = localhub.hub.add_run(localhub.hub.workflow("ci.yml"), "push", {}, localhub.hub.users["sprinter"], "a title")
@@ -108,7 +108,7 @@ def tests_of(localhub: Any, conclusion: Any) -> None:
 
 @pytest.mark.parametrize(("conclusion", "ticked"), [("success", True), ("failure", False)])
 def test_tests_that_pass_are_ticked(hub: Hub, localhub: Any, conclusion: str, ticked: bool) -> None:
-    tests_of(localhub, conclusion)
+    ci_of(localhub, conclusion)
     asked = ask(localhub, hub)
     publish(hub, "main", asked.ledger, asked.checked(), WEEKS, asked.place)
     [line] = [line for line in localhub.hub.issues[0].body.splitlines() if "sb:criteria/2" in line]
