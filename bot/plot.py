@@ -88,7 +88,7 @@ def _lines(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> li
         xs = sorted(points)
         colour = COLOURS[place % len(COLOURS)]
         ys = [math.nan if (y := points[x].y) is None else y for x in xs]
-        axes.plot(xs, ys, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=4.5, linewidth=1.8, zorder=3)
+        axes.plot(xs, ys, color=colour, marker=_marker(place), markersize=4.5, linewidth=1.8, zorder=3)
         for x in xs:
             _whisker(axes, x, points[x], colour)
         shown = [(x, y) for x in xs if (y := points[x].y) is not None]
@@ -167,6 +167,11 @@ def _texts(table: Table, column: str) -> list[str]:
 def _reach(points: Iterable[Point]) -> list[float]:
     """Every value that an axis must have room for."""
     return [v for point in points if point.y is not None for v in (point.y, point.low, point.high) if v is not None]
+
+
+def _marker(place: int) -> str:
+    """Of the series at `place`: where the colours come round again, each meets another marker."""
+    return MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
 
 
 def _short(value: float) -> str:

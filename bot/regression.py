@@ -13,8 +13,8 @@ error of a median (variance pi/2n, normal theory); t pays for s being an estimat
 machines hiccup in one run of twenty. A second, independent run beyond L on the same side confirms it, any other clears it.
 
 s is the biweight midvariance's root (Mosteller & Tukey 1977, Data Analysis and Regression; Lax 1985, JASA 80), started from
-the median absolute deviation, and at least NOISE_FLOOR: as deaf to outliers as the MAD itself, which it starts from, but less
-scattered, so that the same power costs half the false alarms. benchmarks/significance.py measures both.
+the median absolute deviation, and at least NOISE_FLOOR: as deaf to outliers as the MAD, which it starts from, but less scattered
+itself, so that about the same power costs a third fewer false alarms. benchmarks/significance.py measures both.
 
 `paired` needs no history: fresh processes of two versions in turn, and Student's interval of the mean ln-ratio of the pairs.
 """
