@@ -125,7 +125,7 @@ def _check(raw: dict[str, bytes], workload: Workload) -> Checked:
     try:
         result = loads(Result, raw["result.json"])
         _need(result.week == workload.key, "the result is of another week")
-        for observed in result.observed:
+        for observed in (*result.observed, *result.baseline):
             check_kept(workload, observed)
     except SpecError as error:
         raise Rejected(f"result.json breaks the contract: {_plain(str(error))}") from error
@@ -166,7 +166,7 @@ def _unpacked(name: str, content: bytes) -> bytes:
 
 def _check_plausible(result: Result) -> None:
     _need(result.duration_s <= LONGEST_RUN_S, "the run would have taken more than a week")
-    for observed in result.observed:
+    for observed in (*result.observed, *result.baseline):
         for metric in observed.metrics:
             most = PLAUSIBLE[metric.unit]
             least = -most if metric.unit in SIGNED else 0

@@ -16,18 +16,22 @@ from pathlib import Path
 from bot import documents, regions, scoreboard
 from bot.artifact import Checked
 from bot.errors import Moved, UserError
+from bot.history import SECOND, TREND, History, age, second_name
+from bot.history import trend as history_trend
 from bot.hub import Hub
 from workloads.spec import Result, SpecError, Workload, dumps, loads
 
-RESULT = re.compile(r"results/(week\d\d)/([cr]\d+)/result\.json", re.ASCII)
+RESULT = re.compile(r"results/(week\d\d)/([cr]\d+(?:-2)?)/result\.json", re.ASCII)
+ACCEPTED = re.compile(r"results/(week\d\d)/([cr]\d+(?:-2)?)/accepted\.json", re.ASCII)
+README = re.compile(r"workloads/week\d\d_[a-z0-9_]+/README\.md", re.ASCII)
 SCOREBOARD = "SCOREBOARD.md"
 TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Every result.json, SCOREBOARD.md and the README of each week, by path; `sha` and `tree` are the commit they are of, ""
-    where that does not matter."""
+    """Every result.json and accepted.json, SCOREBOARD.md and the README of each week, by path; `sha` and `tree` are the commit
+    they are of, "" where that does not matter."""
 
     files: Mapping[str, bytes]
     sha: str = ""
@@ -42,7 +46,7 @@ class Ledger:
         for path, content in sorted(self.files.items()):
             if named := RESULT.fullmatch(path):
                 found.setdefault(named[1], []).append(_result(path, content))
-        return {week: tuple(sorted(of_week, key=_age)) for week, of_week in found.items()}
+        return {week: tuple(sorted(of_week, key=age)) for week, of_week in found.items()}
 
     def find(self, run: str) -> Result | None:
         """One run by its name. Raises UserError where its file is no result."""
@@ -51,20 +55,26 @@ class Ledger:
 
     def before(self, result: Result) -> tuple[Result, ...]:
         """The runs of the same week that are older than `result`."""
-        return tuple(run for run in self.week(result.week) if _age(run) < _age(result))
+        return tuple(run for run in self.week(result.week) if age(run) < age(result))
+
+    def history(self, result: Result) -> History:
+        """What is known beside `result`: older runs of its week, what was accepted, and its own second run."""
+        second = None if result.run.endswith(SECOND) else self.find(second_name(result.run))
+        return History(self.before(result), self.accepted(result.week), second)
+
+    def accepted(self, week: str) -> tuple[str, ...]:
+        """The runs of a week whose level people accepted, by name."""
+        named = (ACCEPTED.fullmatch(path) for path in sorted(self.files))
+        return tuple(match[2] for match in named if match and match[1] == week)
 
     def week(self, key: str) -> tuple[Result, ...]:
         """The runs of one week, oldest first; no other week's are read. Raises UserError for a file that is no result."""
         named = ((path, RESULT.fullmatch(path)) for path in sorted(self.files))
-        return tuple(sorted((_result(path, self.files[path]) for path, match in named if match and match[1] == key), key=_age))
-
-
-def _age(run: Result) -> tuple[str, int]:
-    return run.started, int(run.run[1:])
+        return tuple(sorted((_result(path, self.files[path]) for path, match in named if match and match[1] == key), key=age))
 
 
 def _kept(path: str) -> bool:
-    return path == SCOREBOARD or bool(RESULT.fullmatch(path) or re.fullmatch(r"workloads/week\d\d_[a-z0-9_]+/README\.md", path))
+    return path == SCOREBOARD or any(kind.fullmatch(path) for kind in (RESULT, ACCEPTED, README))
 
 
 @functools.cache  # reading is strict, so it is slow, and one publication asks for the same runs several times
@@ -77,7 +87,8 @@ def _result(path: str, content: bytes) -> Result:
 
 def open_ledger(root: Path) -> Ledger:
     """The ledger in the files under `root`."""
-    found = [root / SCOREBOARD, *root.glob("results/*/*/result.json"), *root.glob("workloads/*/README.md")]
+    found = [root / SCOREBOARD, *(path for name in ("results/*/*/result.json", "results/*/*/accepted.json", "workloads/*/README.md")
+                                  for path in root.glob(name))]
     paths = {path.relative_to(root).as_posix(): path for path in found if path.is_file()}
     return Ledger({name: path.read_bytes() for name, path in paths.items() if _kept(name)})
 
@@ -115,6 +126,27 @@ def plots(result: Result) -> dict[str, bytes]:
     return {f"{folder(result)}/{table.name}.png": plot.draw(table) for table in charted}
 
 
+def trend(result: Result, workload: Workload | None, history: History) -> dict[str, bytes]:
+    """The picture of how a run's headline metric came to where it is, by path: TREND, where there are runs to compare with. It
+    follows from the run and older ones, so it stays as later runs arrive."""
+    told = history_trend(workload, result, history.earlier, history.accepted) if workload else None
+    if told is None:
+        return {}
+    from bot import plot
+
+    return {f"{folder(result)}/{TREND}": plot.draw_trend(told)}
+
+
+def pictures(ledger: Ledger, workloads: Mapping[str, Workload]) -> dict[str, bytes]:
+    """Every chart and every trend of every run, by path."""
+    found: dict[str, bytes] = {}
+    for week, runs in ledger.runs().items():
+        accepted = ledger.accepted(week)
+        for place, run in enumerate(runs):
+            found |= plots(run) | trend(run, workloads.get(week), History(runs[:place], accepted))
+    return found
+
+
 def pages(ledger: Ledger, workloads: Mapping[str, Workload]) -> dict[str, bytes]:
     """The pages that follow from the runs: SCOREBOARD.md, and the README of each week that has one."""
     runs = ledger.runs()
@@ -138,7 +170,7 @@ def put(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapp
     for byte, makes no second commit. A run that was run again takes the place of its own failure, never of a result that
     ended well: what the ledger then holds stays. Raises Moved where others push faster than this."""
     result = checked.result
-    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}", result.run)
+    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}", result)
 
 
 def redraw(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Workload]) -> Ledger:
@@ -147,13 +179,14 @@ def redraw(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Worklo
 
 
 def _write(hub: Hub, branch: str, ledger: Ledger, added: dict[str, bytes], workloads: Mapping[str, Workload], message: str,
-           run: str = "") -> Ledger:
-    """`added` are the files of `run`, if they are of one."""
+           run: Result | None = None) -> Ledger:
+    """`added` are the files of `run`, if they are of one; its trend joins them, for it follows from the ledger too."""
     attempt = 1
     while True:
-        kept = ledger.find(run) if run else None
-        if kept and kept.status == "ok":
-            added = {}
+        if run:
+            kept = ledger.find(run.run)
+            keeps = kept is not None and kept.status == "ok"
+            added = {} if keeps else added | trend(run, workloads.get(run.week), ledger.history(run))
         grown = ledger.with_files(added)
         drawn = pages(grown, workloads)
         done = grown.with_files(drawn)

@@ -38,7 +38,7 @@ TEXT = re.compile(r"[A-Za-z0-9 ._,;:()+/%=^-]{1,160}", re.ASCII)
 ACTIVE_TEXT = re.compile(r"//|www\.|\bgh-\d", re.IGNORECASE)
 NAME = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)
 FILE = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}(\.[a-z0-9]{1,8}){1,2}", re.ASCII)
-RUN = re.compile(r"[cr][1-9][0-9]{0,18}", re.ASCII)
+RUN = re.compile(r"[cr][1-9][0-9]{0,18}(-2)?", re.ASCII)
 WEEK = re.compile(r"week(0[1-9]|1[0-6])", re.ASCII)
 COMMIT = re.compile(r"([0-9a-f]{40})?", re.ASCII)
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
@@ -290,6 +290,7 @@ class Table:
 
     def __post_init__(self) -> None:
         check(bool(NAME.fullmatch(self.name)), "table name: lower-case letters, digits and _, at most 48")
+        check(self.name != "trend", "table trend: trend.png is the picture of a run's history")
         check_text(self.title, f"table {self.name}")
         names = [c.name for c in self.columns]
         check_unique(names, f"table {self.name}, columns")
@@ -481,7 +482,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All that leaves the GPU: what was asked, what ran where, what was observed; one `Observed` for each process."""
+    """All that leaves the GPU: what was asked, what ran where, what was observed; one `Observed` for each process. `baseline` holds
+    the processes of another commit that took turns with those of `observed` (--vs), pair by pair; empty where there were none.
+    A second, independent run of one command carries its name and "-2"."""
 
     run: str
     request: Request
@@ -494,6 +497,7 @@ class Result:
     failure: Failure | None = None
     observed: tuple[Observed, ...] = ()
     files: tuple[str, ...] = ()
+    baseline: tuple[Observed, ...] = ()
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -505,6 +509,7 @@ class Result:
         check(math.isfinite(self.duration_s) and self.duration_s >= 0, "duration_s: seconds")
         check((self.status == "ok") == (self.failure is None), "a failure, and only a failure, says why")
         check(self.status != "ok" or len(self.observed) == self.request.repeat, "one observation for each process asked for")
+        check(len(self.baseline) in (0, len(self.observed)), "baseline: as many processes as were observed, or none")
         check(all(FILE.fullmatch(name) for name in self.files), "files: plain lower-case names")
         check_unique(self.files, "files")
 
