@@ -330,7 +330,7 @@ def render(folder: Path) -> None:
     from bot import store
 
     result, workload = _result(folder)
-    click.echo(report(workload, result, Where(), store.open_ledger(Path.cwd()).before(result)), nl=False)
+    click.echo(report(workload, result, Where(), store.open_ledger(Path.cwd()).history(result)), nl=False)
 
 
 @cli.command()
@@ -349,7 +349,7 @@ def record(folder: Path) -> None:
     except Rejected as reason:
         raise UserError(f"{folder}: {reason}") from reason
     ledger = store.open_ledger(_repository())
-    added = store.entry(checked)
+    added = store.entry(checked) | store.trend(result, workload, ledger.history(result))
     if any(run.run == result.run and run != result for run in ledger.runs().get(result.week, ())):
         raise UserError(f"{store.folder(result)} holds another run of that name; give this one its own with --run")
     _write({**added, **store.pages(ledger.with_files(added), discover())})
@@ -370,7 +370,7 @@ def redraw(check: bool) -> None:
     if check:
         _compare(drawn, "bench redraw")
     else:
-        _write({**drawn, **{path: png for runs in ledger.runs().values() for run in runs for path, png in store.plots(run).items()}})
+        _write({**drawn, **store.pictures(ledger, discover())})
 
 
 @cli.command()

@@ -128,7 +128,7 @@ def _check(raw: dict[str, bytes], workload: Workload) -> Checked:
     try:
         result = loads(Result, raw["result.json"])
         _need(result.week == workload.key, "the result is of another week")
-        for observed in result.observed:
+        for observed in (*result.observed, *result.baseline):
             check_kept(workload, observed)
     except SpecError as error:
         raise Rejected(f"result.json breaks the contract: {_plain(str(error))}") from error
@@ -172,7 +172,7 @@ def _check_plausible(result: Result) -> None:
     _need(result.gpu_seconds <= result.duration_s * result.machine.gpus + ROUNDING_S, "more GPU time than its GPUs had")
     _need(result.price is None or result.price.gpu_hour <= DEAREST_GPU_HOUR, "the price of a GPU-hour is beyond what any machine costs")
     _need(result.retry is None or result.retry.waited_s <= result.duration_s + ROUNDING_S, "the rest before a second try outlasts the run")
-    for observed in result.observed:
+    for observed in (*result.observed, *result.baseline):
         for metric in observed.metrics:
             most = PLAUSIBLE[metric.unit]
             least = -most if metric.unit in SIGNED else 0

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 from bot.acceptance import judge
-from bot.report import LIMIT, TABLE_ROWS, Where, figure, gpu_text, interval_text, metric_name, options, state_text, table_text, verdict_text
+from bot.report import (
+    LIMIT,
+    TABLE_ROWS,
+    Where,
+    commits_link,
+    differences,
+    figure,
+    gpu_text,
+    interval_text,
+    metric_name,
+    state_text,
+    table_text,
+    verdict_text,
+)
 from workloads.spec import Metric, Observed, Result, Unit, Workload
 
 Difference = Literal["better", "worse", "no difference seen", "measured once", "not comparable"]
@@ -129,38 +142,11 @@ def _more(left: int, what: str) -> str:
 
 
 def _others(a: Result, b: Result, where: Where, most: int) -> str:
-    facts = [(what, one, other) for what, one, other in _facts(a, b, where) if one or other]
-    rows = [(what, one or "not recorded", other or "not recorded") for what, one, other in facts if one != other]
-    same = [what for what, one, other in facts if one == other]
+    rows, same = differences(a, b, where)
     if not rows:
         return f"Nothing that is recorded. The same in both: {', '.join(same)}."
-    url = where.url("compare", f"{a.commit}...{b.commit}") if a.commit and b.commit and a.commit != b.commit else ""
     return "\n\n".join(part for part in (
         table_text(("what", a.run, b.run), rows[:most]) + _more(len(rows) - most, "rows"),
-        f"[What changed between the two commits]({url})" if url else "",
+        commits_link(a, b, where),
         f"The same in both: {', '.join(same)}." if same else "",
     ) if part)
-
-
-def _facts(a: Result, b: Result, where: Where) -> list[tuple[str, str, str]]:
-    """What is recorded of both: (what, of `a`, of `b`), "" where it is not."""
-    machines = (a.machine, b.machine)
-    packages = [dict(machine.packages) for machine in machines]
-    names = sorted({*packages[0], *packages[1]})
-    same = all(packages[0].get(name) == packages[1].get(name) for name in names)
-    told: list[tuple[str, Sequence[str]]] = [
-        ("GPU", [f"{m.gpus} x {m.gpu}, {m.gpu_memory_mib:,} MiB" if m.gpu else "none" for m in machines]),
-        ("driver", [m.driver for m in machines]),
-        ("CPU", [f"{m.cpu}, {m.cores} cores, {m.memory_mib:,} MiB" for m in machines]),
-        ("system", [m.system for m in machines]),
-        ("Python", [m.python for m in machines]),
-        *((("packages", ["the same"] * 2),) if same else ((name, [held.get(name, "absent") for held in packages]) for name in names)),
-        ("options", [f"`{options(run.request).strip()}`" if options(run.request) else "none" for run in (a, b)]),
-        ("commit", [_commit(run, where) for run in (a, b)]),
-    ]
-    return [(what, one, other) for what, (one, other) in told]
-
-
-def _commit(run: Result, where: Where) -> str:
-    url = where.url("commit", run.commit)
-    return f"[`{run.commit[:7]}`]({url})" if url else f"`{run.commit[:7]}`" if run.commit else ""

@@ -1,4 +1,4 @@
-"""A table as a picture: PNG bytes, the same for the same table; the only matplotlib."""
+"""A table or a trend as a picture: PNG bytes, the same for the same data; the only matplotlib."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from bot.history import Trend
 from bot.report import figure
 from workloads.spec import Cell, Chart, Table
 
@@ -27,7 +28,10 @@ SMALLEST, LARGEST = 1e-12, 1e12  # and what an axis can name
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6e7781", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "ooo")
-INK, FAINT, GRID, PAPER = "#24292f", "#57606a", "#d8dee4", "#ffffff"
+INK, FAINT, GRID, PAPER, BAND = "#24292f", "#57606a", "#d8dee4", "#ffffff", "#deedf5"
+# A trend's runs by their role: colour, marker, and whether it is filled.
+TREND_MARKS = {"before": (FAINT, "o", False), "past": (COLOURS[0], "o", True), "first": (COLOURS[1], "s", False),
+               "this": (COLOURS[1], "s", True)}
 TITLE_PT, TEXT_PT, SMALL_PT = 10.5, 9.0, 8.0
 ROW = 0.058  # height of a line of text beside the axes, as a share of their height
 LINE_CHARS = 74  # what fits under the axes side by side
@@ -60,15 +64,65 @@ def draw(table: Table) -> bytes:
     chart = table.chart
     if chart is None:
         raise ValueError(f"the table {table.name} has no chart")
-    canvas = FigureCanvasAgg(Figure(figsize=(WIDTH_PX / DPI, HEIGHT_PX / DPI), dpi=DPI, layout="constrained"))
-    axes = canvas.figure.add_subplot()
+    canvas, axes = _paper()
     marks = [mark for mark in chart.marks[:MARKS] if abs(mark) < LARGEST]
     labels = {"lines": _lines, "bars": _bars, "stacked": _stacked}[chart.kind](axes, table, chart, marks)
     unit = next(c.unit for c in table.columns if c.name == chart.y)
     for mark in marks:
         axes.axhline(mark, color=FAINT, linewidth=1.1, linestyle=(0, (4, 3)), zorder=2.5)
     _label_beside(axes, [*labels, *(Label(f"{_short(mark)} {unit}".strip(), mark, FAINT) for mark in marks)])
-    _dress(axes, table, chart)
+    axes.set_title(textwrap.fill(table.title, 78), loc="left", fontsize=TITLE_PT, color=INK, fontweight="bold")
+    for name, set_label in ((chart.x, axes.set_xlabel), (chart.y, axes.set_ylabel)):
+        unit = next(c.unit for c in table.columns if c.name == name)
+        set_label(_clipped(f"{name} ({unit})" if unit else name, 60), fontsize=TEXT_PT, color=INK)
+    _dress(axes)
+    return _png(canvas)
+
+
+def draw_trend(trend: Trend) -> bytes:
+    """A run among its like as a PNG of the same size: each run with its interval, the band that a run is held against, and where
+    a new level was accepted."""
+    canvas, axes = _paper()
+    here = len(trend.points) - 1
+    held = [place for place, point in enumerate(trend.points) if point.role == "past"]
+    labels = []
+    if trend.median is not None and trend.low is not None and trend.high is not None and held:
+        axes.fill_between([held[0] - 0.4, here + 0.4], trend.low, trend.high, color=BAND, linewidth=0, zorder=0.3)
+        axes.plot([held[0] - 0.4, here + 0.4], [trend.median] * 2, color=FAINT, linewidth=1.1, linestyle=(0, (4, 3)), zorder=2)
+        labels = [Label(f"{text} {_short(edge)} {trend.unit}".strip(), edge, FAINT) for text, edge in (
+            ("limit", trend.high), ("median", trend.median), ("limit", trend.low))]
+    axes.plot(range(here + 1), [point.estimate.value for point in trend.points], color=GRID, linewidth=1.4, zorder=1.5)
+    for place, point in enumerate(trend.points):
+        colour, marker, filled = TREND_MARKS[point.role]
+        estimate = point.estimate
+        axes.plot([place], [estimate.value], color=colour, marker=marker, markersize=8 if point.role in ("first", "this") else 5,
+                  markerfacecolor=colour if filled else PAPER, markeredgewidth=1.4, linestyle="none", zorder=4)
+        _whisker(axes, place, Point(estimate.value, estimate.low, estimate.high), colour)
+    labels.append(Label("this run", trend.points[-1].estimate.value, COLOURS[1], here))
+    _span_y(axes, [*(v for point in trend.points for v in (point.estimate.low, point.estimate.high)),
+                   *(edge for edge in (trend.low, trend.high) if edge is not None)], above=0.12)
+    for place in trend.starts:
+        axes.axvline(place - 0.5, color=FAINT, linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
+        axes.annotate(f"{trend.points[place].run} accepted", (place - 0.5, 1.0), (3, -3), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", va="top", ha="left", fontsize=SMALL_PT, color=FAINT)
+    every = math.ceil((here + 1) / 8)
+    shown = list(range(here, -1, -every))
+    axes.set_xticks(shown, [f"{_clipped(trend.points[place].run, 20)}\n{trend.points[place].started[5:10]}" for place in shown])
+    axes.set_xlim(-0.6, here + 0.6)
+    _label_beside(axes, labels)
+    axes.set_title(textwrap.fill(f"Trend: {trend.text}", 78), loc="left", fontsize=TITLE_PT, color=INK, fontweight="bold")
+    axes.set_xlabel("run and day, oldest first", fontsize=TEXT_PT, color=INK)
+    axes.set_ylabel(f"value ({trend.unit})" if trend.unit else "value", fontsize=TEXT_PT, color=INK)
+    _dress(axes)
+    return _png(canvas)
+
+
+def _paper() -> tuple[FigureCanvasAgg, Axes]:
+    canvas = FigureCanvasAgg(Figure(figsize=(WIDTH_PX / DPI, HEIGHT_PX / DPI), dpi=DPI, layout="constrained"))
+    return canvas, canvas.figure.add_subplot()
+
+
+def _png(canvas: FigureCanvasAgg) -> bytes:
     buffer = io.BytesIO()
     canvas.figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})  # no version: the same bytes after an update
     return buffer.getvalue()
@@ -88,7 +142,7 @@ def _lines(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> li
         xs = sorted(points)
         colour = COLOURS[place % len(COLOURS)]
         ys = [math.nan if (y := points[x].y) is None else y for x in xs]
-        axes.plot(xs, ys, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=4.5, linewidth=1.8, zorder=3)
+        axes.plot(xs, ys, color=colour, marker=_marker(place), markersize=4.5, linewidth=1.8, zorder=3)
         for x in xs:
             _whisker(axes, x, points[x], colour)
         shown = [(x, y) for x in xs if (y := points[x].y) is not None]
@@ -169,6 +223,11 @@ def _reach(points: Iterable[Point]) -> list[float]:
     return [v for point in points if point.y is not None for v in (point.y, point.low, point.high) if v is not None]
 
 
+def _marker(place: int) -> str:
+    """Of the series at `place`: where the colours come round again, each meets another marker."""
+    return MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+
+
 def _short(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 10_000 else figure(value, 0)
 
@@ -189,11 +248,7 @@ def _clipped(text: str, most: int) -> str:
 # ---------------------------------------------------------------------------------------------------- what all kinds share
 
 
-def _dress(axes: Axes, table: Table, chart: Chart) -> None:
-    axes.set_title(textwrap.fill(table.title, 78), loc="left", fontsize=TITLE_PT, color=INK, fontweight="bold")
-    for name, set_label in ((chart.x, axes.set_xlabel), (chart.y, axes.set_ylabel)):
-        unit = next(c.unit for c in table.columns if c.name == name)
-        set_label(_clipped(f"{name} ({unit})" if unit else name, 60), fontsize=TEXT_PT, color=INK)
+def _dress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=SMALL_PT)

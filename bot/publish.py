@@ -70,7 +70,7 @@ def announce(hub: Hub, branch: str, ledger: Ledger, result: Result, workloads: M
     """All of `publish` that comes after the ledger, which holds `result`. Raises HubRefused as it does."""
     workload = workloads[result.week]
     where = replace(place.where, branch=branch, ledger=ledger.sha)
-    text = report(workload, result, where, ledger.before(result))
+    text = report(workload, result, where, ledger.history(result))
     _each(lambda: _tick(hub, place, workload, result),
           lambda: hub.react(place.comment, "rocket" if result.status == "ok" else "confused"),
           lambda: _show(hub, place, text),

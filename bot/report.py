@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from tabulate import tabulate
 
 from bot.acceptance import Verdict, earned, hold_back, judge, validity
+from bot.history import TREND, History, Trend, against, change, comparable, counts, first_name, measured, pair, trend
+from bot.regression import FEWEST_PAIRS, FEWEST_RUNS, FLOOR, Change, Paired
 from workloads.spec import (
     LOG_TAIL_CHARS,
     Cell,
@@ -235,23 +237,31 @@ def state_text(result: Result, verdicts: Sequence[Verdict]) -> str:
     return outcome(verdicts)
 
 
-def report(workload: Workload, result: Result, where: Where, earlier: Iterable[Result] = ()) -> str:
-    """The comment of one finished run, whole. `earlier` are the week's runs before it, from which the acceptance "3/5 -> 4/5"
-    starts. At most LIMIT characters: further tables go first, then other metrics, notes and the environment."""
+def report(workload: Workload, result: Result, where: Where, history: History | None = None) -> str:
+    """The comment of one finished run, whole. `history` holds the week's runs before it, from which the acceptance "3/5 -> 4/5"
+    starts and against which its headline metric is held; without it nothing is said of the past. At most LIMIT characters:
+    further tables go first, then other metrics, notes and the environment."""
+    known = history or History()
     verdicts = judge(workload, result)
     observed = result.pooled() or Observed(metrics=())
     shown, others = _split_metrics(workload, observed)
-    before = [earned(workload, run) for run in earlier]
+    before = [earned(workload, run) for run in known.earlier]
+    told = None if history is None or result.baseline else change(workload, result, known.earlier, known.accepted, known.second)
+    versus = against(workload, result.baseline, result.observed)
     sections = [
         marker(result.run),
-        _headline(workload, result, verdicts),
+        _headline(workload, result, verdicts, *_news(workload, result, told, versus)),
         _facts(result, where),
         _validity_line(result),
         _failure_line(result),
-        _first_table(verdicts, shown, observed) if observed.metrics else "",
+        _change_line(workload, result, known, told) if told else "",
+        _pairs_line(workload, result, versus) if versus else "",
+        _first_table(verdicts, shown, observed, _detectable(workload, result, known)) if observed.metrics else "",
         _picture(result, observed, where),
+        _trend(workload, result, known, where),
         _acceptance(workload, result, verdicts, before),
-        _next_commands(result, verdicts),
+        _next_commands(result, verdicts, told),
+        _what_changed(result, known, where, told),
         _details("Other metrics", _metric_table(others)),
         *(_details(f"Table: {table.title}", _table(table), _plot_link(result, table, where)) for table in observed.tables),
         _details("Notes", "\n".join(f"- {note}" for note in observed.notes)),
@@ -269,7 +279,7 @@ def block(workload: Workload, result: Result, folder: str) -> str:
     beside, _ = _split_metrics(workload, observed)
     images = [f"![{table.title}]({folder}/{table.name}.png)" for table in observed.tables if table.chart]
     return "\n\n".join((f"Run [{result.run}]({folder}) of {result.started[:10]}: {_facts(result, Where())}.",
-                        _first_table(judge(workload, result), beside, observed), *images))
+                        _first_table(judge(workload, result), beside, observed, {}), *images))
 
 
 def link(text: str, url: str) -> str:
@@ -280,16 +290,17 @@ def _few(texts: Sequence[str], most: int = 4) -> str:
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
-def _headline(workload: Workload, result: Result, verdicts: Sequence[Verdict]) -> str:
-    parts = [f"### {workload.key}", state_text(result, verdicts)]
+def _headline(workload: Workload, result: Result, verdicts: Sequence[Verdict], news: str, then: str) -> str:
+    """`news` is what moved, and `then` what to do about it, before anything else but a run that says nothing."""
+    parts = [f"### {workload.key}", state_text(result, verdicts), *([news] if news else [])]
     missed = [v for v in verdicts if v.verdict == "missed"]
-    told = next((v for v in (missed or verdicts) if v.target == workload.headline), (missed or verdicts)[0])
-    if result.status == "ok" and told.metric:
-        parts.append(f"{value_text(told.metric.estimate, told.metric.unit)} {told.target.text} (target {bound_text(told.target)})")
-    return " · ".join((*parts, _advice(result, verdicts)))
+    shown = next((v for v in (missed or verdicts) if v.target == workload.headline), (missed or verdicts)[0])
+    if result.status == "ok" and shown.metric:
+        parts.append(f"{value_text(shown.metric.estimate, shown.metric.unit)} {shown.target.text} (target {bound_text(shown.target)})")
+    return " · ".join((*parts, _advice(result, verdicts, then)))
 
 
-def _advice(result: Result, verdicts: Sequence[Verdict]) -> str:
+def _advice(result: Result, verdicts: Sequence[Verdict], then: str) -> str:
     if result.status != "ok":
         return f"next: {ADVICE[result.status]}"
     if result.request.smoke:
@@ -298,6 +309,8 @@ def _advice(result: Result, verdicts: Sequence[Verdict]) -> str:
         return "next: run it without a batch size"
     if hold_back(result):
         return "next: run it again once the machine is quiet"
+    if then:
+        return f"next: {then}"
     said = [v.verdict for v in verdicts]
     if "missed" in said:
         return "next: read the profile" if result.request.profile else "next: profile it"
@@ -371,19 +384,195 @@ def _split_metrics(workload: Workload, observed: Observed) -> tuple[tuple[Metric
     return tuple(beside), tuple(m for m in extra if m not in beside)
 
 
-def _first_table(verdicts: Sequence[Verdict], beside: Sequence[Metric], observed: Observed) -> str:
+def _first_table(verdicts: Sequence[Verdict], beside: Sequence[Metric], observed: Observed, detectable: Mapping[str, str]) -> str:
+    """`detectable` says, by a metric's name, from what change on history would have told it."""
     noise = observed.metric("noise")
     limit = f"± {value_text(noise.estimate, '%')}" if noise and noise.unit == "%" else ""
     rows = [(f"**{metric_name(v.target.text, v.metric)}**",
              interval_text(v.metric.estimate, v.metric.unit, v.target.bound) if v.metric else "not measured",
              bound_text(v.target),
              limit if v.target.unit == "x" else "",
+             detectable.get(v.target.name, ""),
              verdict_text(v))
             for v in verdicts[:ROWS]]
-    rows += [(metric_name(m.text, m), interval_text(m.estimate, m.unit), "", limit if m.unit == "x" else "", "") for m in beside]
-    headers = ("metric", "value (95% interval)", "target", "noise limit", "verdict")
-    kept = [place for place in range(len(headers)) if headers[place] != "noise limit" or limit]
+    rows += [(metric_name(m.text, m), interval_text(m.estimate, m.unit), "", limit if m.unit == "x" else "",
+              detectable.get(m.name, ""), "") for m in beside]
+    headers = ("metric", "value (95% interval)", "target", "noise limit", "change seen from", "verdict")
+    left_out = {"noise limit": not limit, "change seen from": not any(row[4] for row in rows)}
+    kept = [place for place, header in enumerate(headers) if not left_out.get(header)]
     return table_text([headers[place] for place in kept], [[row[place] for place in kept] for row in rows])
+
+
+# ---------------------------------------------------------------------------------------------------- history
+
+TIMES: tuple[Unit, ...] = ("s", "ms", "us")
+RATES: tuple[Unit, ...] = ("img/s", "TFLOP/s", "GB/s")
+
+
+def share_text(share: float, beside: float | None = None) -> str:
+    """A share without its sign, "5.2%"; with more decimals where it would read like `beside` and is not: a limit."""
+    decimals = 1
+    while beside is not None and decimals < 4 and share != beside and f"{abs(share):.{decimals}%}" == f"{abs(beside):.{decimals}%}":
+        decimals += 1
+    return f"{figure(100 * abs(share), decimals)}%"
+
+
+def _moved(target: Target, told: Change) -> str:
+    """How far a run lies from its history, in words that say which way is worse: "5.2% slower", "5.2% lower (worse)"."""
+    return f"{share_text(told.delta, _limit(told))} {_way(target, told.delta)}"
+
+
+def _limit(told: Change) -> float:
+    """The limit on the side of the median on which the run lies."""
+    return told.limit if told.delta > 0 else told.limit_below
+
+
+def _way(target: Target, delta: float, judged: bool = True) -> str:
+    worse = (delta > 0) == (target.op == "<=")
+    if target.unit in (*TIMES, *RATES):
+        return "slower" if worse else "faster"
+    return ("higher" if delta > 0 else "lower") + (f" ({'worse' if worse else 'better'})" if judged else "")
+
+
+def _word(told: Change) -> str:
+    """ "suspected" or "confirmed"; "" where nothing is."""
+    return next((word for word in ("suspected", "confirmed") if word in told.kind), "")
+
+
+def _news(workload: Workload, result: Result, told: Change | None, versus: Paired | None) -> tuple[str, str]:
+    """What moved, for the headline, and what to do next where it moved for the worse; "" where nothing did."""
+    if versus and versus.kind in ("regression", "improvement"):
+        moved = f"{share_text(versus.delta)} {_way(workload.headline, versus.delta)} than {_versus(result)}"
+        return moved, "see what else changed" if versus.kind == "regression" else ""
+    if told is None or not (word := _word(told)):
+        return "", ""
+    then = {"suspected_regression": "a second run decides", "confirmed_regression": "see what else changed, or accept it"}
+    return f"{word} {_moved(workload.headline, told)}", then.get(told.kind, "")
+
+
+def _versus(result: Result) -> str:
+    return f"c{result.request.vs}" if result.request.vs else "the baseline"
+
+
+def _change_line(workload: Workload, result: Result, history: History, told: Change) -> str:
+    target = workload.headline
+    first, second = pair(target.name, result, history.earlier, history.second)
+    if told.kind == "insufficient":
+        before = [run.run for run in comparable(first, history.earlier) if re.fullmatch(r"c\d+", run.run)]
+        offer = f": `{command(replace(first.request, repeat=1))} --vs {before[-1]}` compares directly" if before else ""
+        return f"Against history: too few runs to say ({told.n} of {FEWEST_RUNS}){offer}."
+    plain = f"{share_text(told.delta, _limit(told))} {_way(target, told.delta, judged=False)}"
+    beside = f"than the median of {told.n} runs"
+    limit = f"limit {share_text(_limit(told), told.delta)}"
+    if told.kind == "unchanged":
+        seen = share_text(told.limit if target.op == "<=" else told.limit_below)
+        return f"Against history: no change in {target.text} ({plain} {beside}); could have seen >= {seen}."
+    said = f"**Against history: {_word(told)} {_moved(target, told)}** {beside} ({limit}): {target.text}."
+    if second is None:
+        return f"{said} One run in twenty has a hiccup; a second, independent run decides."
+    own, other = (metric for run in (first, second) if (metric := measured(run, target.name)))
+    again = (1 + told.delta) * other.estimate.value / own.estimate.value - 1
+    two = f"second run, {second.run}, was {share_text(again)} {_way(target, again, judged=False)}"
+    if told.kind == "cleared":
+        return f"Against history: cleared. Run {first.run} was {plain} {beside} ({limit}), but the {two}, so there is nothing to tell."
+    return f"{said} The {two} too."
+
+
+def _pairs_line(workload: Workload, result: Result, told: Paired) -> str:
+    """The verdict on interleaved processes of two commits."""
+    beside = f"Against {_versus(result)}, {told.n} interleaved pairs of processes"
+    if told.kind == "insufficient":
+        return f"{beside}: too few to say, {FEWEST_PAIRS} are needed."
+    low, high = (f"{'-' if edge < 0 else '+'}{share_text(edge)}" for edge in (told.low, told.high))
+    interval = f"{workload.headline.text}, 99% interval {low} to {high}"
+    moved = f"{share_text(told.delta)} {_way(workload.headline, told.delta)}"
+    if told.kind == "no difference":
+        return f"{beside}: no difference seen ({interval}; a difference counts from {share_text(FLOOR)})."
+    return f"**{beside}: {moved}** ({interval})."
+
+
+def _detectable(workload: Workload, result: Result, history: History) -> dict[str, str]:
+    """For each metric with enough history, the least change for the worse that would have been seen."""
+    found = {}
+    for metric in result.observed[0].metrics if result.observed else ():
+        told = change(workload, result, history.earlier, history.accepted, metric=metric.name)
+        if told and told.kind != "insufficient":
+            found[metric.name] = f">= {share_text(told.limit if metric.better == 'lower' else told.limit_below)}"
+    return found
+
+
+def _trend(workload: Workload, result: Result, history: History, where: Where) -> str:
+    """The picture of the headline metric over comparable runs, and the same in a row of blocks."""
+    told = trend(workload, result, history.earlier, history.accepted)
+    if told is None:
+        return ""
+    url = where.url("blob", where.ledger, "results", result.week, result.run, TREND)
+    image = f"![Trend: {told.text}]({url}?raw=true)" if url else ""
+    return "\n\n".join(part for part in (image, _trend_text(told)) if part)
+
+
+def _trend_text(told: Trend) -> str:
+    values = [point.estimate.value for point in told.points]
+    blocks = sparkline(values)
+    row = "".join(("|" if place in told.starts else "") + block for place, block in enumerate(blocks))
+    accepted = "; | is where a new level was accepted" if told.starts else ""
+    return (f"Trend of {told.text}, {len(values)} runs, this one last{accepted}:\n\n"
+            f"- `{row}` {_cell(min(values))} to {with_unit(_cell(max(values)), told.unit)}")
+
+
+def _what_changed(result: Result, history: History, where: Where, told: Change | None) -> str:
+    """What else differs from the newest comparable run: at hand where something is suspected, else folded away."""
+    before = comparable(result, history.earlier)
+    if not before or not counts(result):
+        return ""
+    rows, _ = differences(before[-1], result, where)
+    if not rows:
+        return ""
+    text = "\n\n".join(part for part in (table_text(("what", before[-1].run, result.run), rows[:TABLE_ROWS]),
+                                         commits_link(before[-1], result, where)) if part)
+    title = f"What else changed since {before[-1].run}"
+    return f"**{title}**\n\n{text}" if told and _word(told) else _details(title, text)
+
+
+def differences(a: Result, b: Result, where: Where) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """What is recorded of both runs beside their numbers: (what, of `a`, of `b`) where they differ, and the names of what is
+    the same."""
+    facts = [(what, one, other) for what, one, other in _recorded(a, b, where) if one or other]
+    return ([(what, one or "not recorded", other or "not recorded") for what, one, other in facts if one != other],
+            [what for what, one, other in facts if one == other])
+
+
+def commits_link(a: Result, b: Result, where: Where) -> str:
+    """A link to what the commits between two runs changed, where there are two."""
+    url = where.url("compare", f"{a.commit}...{b.commit}") if a.commit and b.commit and a.commit != b.commit else ""
+    return f"[What changed between the two commits]({url})" if url else ""
+
+
+def _recorded(a: Result, b: Result, where: Where) -> list[tuple[str, str, str]]:
+    """What is recorded of both: (what, of `a`, of `b`), "" where it is not."""
+    machines = (a.machine, b.machine)
+    packages = [dict(machine.packages) for machine in machines]
+    names = sorted({*packages[0], *packages[1]})
+    same = all(packages[0].get(name) == packages[1].get(name) for name in names)
+    told: list[tuple[str, Sequence[str]]] = [
+        ("GPU", [f"{m.gpus} x {m.gpu}, {m.gpu_memory_mib:,} MiB" if m.gpu else "none" for m in machines]),
+        ("driver", [m.driver for m in machines]),
+        ("CPU", [f"{m.cpu}, {m.cores} cores, {m.memory_mib:,} MiB" for m in machines]),
+        ("system", [m.system for m in machines]),
+        ("Python", [m.python for m in machines]),
+        *((("packages", ["the same"] * 2),) if same else ((name, [held.get(name, "absent") for held in packages]) for name in names)),
+        ("options", [f"`{options(run.request).strip()}`" if options(run.request) else "none" for run in (a, b)]),
+        ("commit", [_commit(run, where) for run in (a, b)]),
+    ]
+    return [(what, one, other) for what, (one, other) in told]
+
+
+def _commit(run: Result, where: Where) -> str:
+    url = where.url("commit", run.commit)
+    return f"[`{run.commit[:7]}`]({url})" if url else f"`{run.commit[:7]}`" if run.commit else ""
+
+
+# ---------------------------------------------------------------------------------------------------- parts of it
 
 
 def gpu_text(machine: Machine) -> str:
@@ -487,7 +676,7 @@ def _evidence(verdict: Verdict) -> str:
     return f", seen {interval_text(verdict.metric.estimate, verdict.metric.unit, verdict.target.bound)}" if verdict.metric else ""
 
 
-def _next_commands(result: Result, verdicts: Sequence[Verdict]) -> str:
+def _next_commands(result: Result, verdicts: Sequence[Verdict], told: Change | None) -> str:
     request = result.request
     again = (request, "asks for the same again")
     smoke = (Request("bench", request.week, smoke=True), "runs the same code in half a minute, on a CPU, and is never judged")
@@ -508,6 +697,9 @@ def _next_commands(result: Result, verdicts: Sequence[Verdict]) -> str:
         if request.repeat == 1:
             offers += [(replace(request, repeat=3), "measures in three processes, and shows the spread between them")]
     spelled = {command(asked): why for asked, why in offers}
+    run = first_name(result.run)
+    if told and told.kind in ("confirmed_regression", "improvement_confirmed") and run.startswith("c"):
+        spelled[f"/accept {run}"] = "makes this the level that later runs are held against"
     return "\n".join(("**Next**", "", *(f"- `{text}` {why}" for text, why in spelled.items()))) if spelled else ""
 
 
@@ -558,7 +750,7 @@ def _footer(result: Result, where: Where) -> str:
 
 def _within_limit(sections: Sequence[str]) -> str:
     """The sections, joined; whole <details> are left out, in a fixed order, until the text fits and says so."""
-    order = ("Table: ", "Other metrics", "Notes", "Environment", "End of the log")
+    order = ("Table: ", "Other metrics", "Notes", "What else changed", "Environment", "End of the log")
     droppable = [s for prefix in order for s in reversed(sections) if s.startswith(f"<details><summary>{prefix}")]
     kept, left_out = list(sections), 0
     while True:

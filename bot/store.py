@@ -16,6 +16,8 @@ from pathlib import Path
 from bot import documents, regions, scoreboard
 from bot.artifact import Checked
 from bot.errors import Moved, UserError
+from bot.history import SECOND, TREND, History, age, second_name
+from bot.history import trend as history_trend
 from bot.hub import Hub
 from workloads.spec import Accepted, Result, SpecError, Workload, dumps, loads
 
@@ -44,7 +46,7 @@ class Ledger:
         for path, content in sorted(self.files.items()):
             if named := RESULT.fullmatch(path):
                 found.setdefault(named[1], []).append(_result(path, content))
-        return {week: tuple(sorted(of_week, key=_age)) for week, of_week in found.items()}
+        return {week: tuple(sorted(of_week, key=age)) for week, of_week in found.items()}
 
     def find(self, run: str, week: str = "") -> Result | None:
         """One run by its name, which `/bench all` gives to a run of each week: of that week, or of the first that has it. Raises
@@ -65,17 +67,17 @@ class Ledger:
 
     def before(self, result: Result) -> tuple[Result, ...]:
         """The runs of the same week that are older than `result`."""
-        return tuple(run for run in self.week(result.week) if _age(run) < _age(result))
+        return tuple(run for run in self.week(result.week) if age(run) < age(result))
+
+    def history(self, result: Result) -> History:
+        """What is known beside `result`: older runs of its week, what was accepted, and its own second run."""
+        second = None if result.run.endswith(SECOND) else self.find(second_name(result.run), result.week)
+        return History(self.before(result), self.accepted(result.week), second)
 
     def week(self, key: str) -> tuple[Result, ...]:
         """The runs of one week, oldest first; no other week's are read. Raises UserError for a file that is no result."""
         named = ((path, RESULT.fullmatch(path)) for path in sorted(self.files))
-        return tuple(sorted((_result(path, self.files[path]) for path, match in named if match and match[1] == key), key=_age))
-
-
-def _age(run: Result) -> tuple[str, int, str]:
-    number, _, second = run.run[1:].partition("-")
-    return run.started, int(number), second
+        return tuple(sorted((_result(path, self.files[path]) for path, match in named if match and match[1] == key), key=age))
 
 
 def _kept(path: str) -> bool:
@@ -131,6 +133,27 @@ def plots(result: Result) -> dict[str, bytes]:
     return {f"{folder(result)}/{table.name}.png": plot.draw(table) for table in charted}
 
 
+def trend(result: Result, workload: Workload | None, history: History) -> dict[str, bytes]:
+    """The picture of how a run's headline metric came to where it is, by path: TREND, where there are runs to compare with. It
+    follows from the run and older ones, so it stays as later runs arrive."""
+    told = history_trend(workload, result, history.earlier, history.accepted) if workload else None
+    if told is None:
+        return {}
+    from bot import plot
+
+    return {f"{folder(result)}/{TREND}": plot.draw_trend(told)}
+
+
+def pictures(ledger: Ledger, workloads: Mapping[str, Workload]) -> dict[str, bytes]:
+    """Every chart and every trend of every run, by path."""
+    found: dict[str, bytes] = {}
+    for week, runs in ledger.runs().items():
+        accepted = ledger.accepted(week)
+        for place, run in enumerate(runs):
+            found |= plots(run) | trend(run, workloads.get(week), History(runs[:place], accepted))
+    return found
+
+
 def pages(ledger: Ledger, workloads: Mapping[str, Workload]) -> dict[str, bytes]:
     """The pages that follow from the runs: SCOREBOARD.md, and the README of each week that has one."""
     runs = ledger.runs()
@@ -154,8 +177,7 @@ def put(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapp
     for byte, makes no second commit. A run that was run again takes the place of its own failure, never of a result that
     ended well: what the ledger then holds stays. Raises Moved where others push faster than this."""
     result = checked.result
-    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}", result.week,
-                  result.run)
+    return _write(hub, branch, ledger, entry(checked), workloads, f"Record {result.week} run {result.run}: {result.status}", result)
 
 
 def accept(hub: Hub, branch: str, ledger: Ledger, run: Result, by: str, workloads: Mapping[str, Workload]) -> Ledger:
@@ -172,13 +194,14 @@ def redraw(hub: Hub, branch: str, ledger: Ledger, workloads: Mapping[str, Worklo
 
 
 def _write(hub: Hub, branch: str, ledger: Ledger, added: dict[str, bytes], workloads: Mapping[str, Workload], message: str,
-           week: str = "", run: str = "") -> Ledger:
-    """`added` are the files of `run` of `week`, if they are of one."""
+           run: Result | None = None) -> Ledger:
+    """`added` are the files of `run`, if they are of one; its trend joins them, for it follows from the ledger too."""
     attempt = 1
     while True:
-        kept = ledger.find(run, week) if run else None
-        if kept and kept.status == "ok":
-            added = {}
+        if run:
+            kept = ledger.find(run.run, run.week)
+            keeps = kept is not None and kept.status == "ok"
+            added = {} if keeps else added | trend(run, workloads.get(run.week), ledger.history(run))
         grown = ledger.with_files(added)
         drawn = pages(grown, workloads)
         done = grown.with_files(drawn)

@@ -17,6 +17,7 @@ from sample_week import TRACE, WEEK01, files, result
 from bot import commands, gate, store
 from bot.__main__ import cli, main
 from bot.errors import UserError
+from bot.history import History
 from bot.report import Where, report
 from workloads.spec import Failure, Request, dumps
 from workloads.spec import Result as Run
@@ -265,7 +266,7 @@ def test_render(here: Path) -> None:
     newer = result(run="c8", started="2026-11-23T13:00:00Z")
     lay(here, {f"results/week01/{run.run}/result.json": dumps(run).encode() for run in (result(), newer)})
     done = bench("render", "results/week01/c8")
-    assert (done.exit_code, done.stdout) == (0, report(WEEK01, newer, Where(), [result()]))
+    assert (done.exit_code, done.stdout) == (0, report(WEEK01, newer, Where(), History((result(),))))
 
 
 @pytest.mark.parametrize(("held", "words"), [

@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from golden import stored
+from golden import NIGHTS, WORKLOAD, slowed, stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from strategies import tables
 
-from bot.plot import COLOURS, HEIGHT_PX, MARKS, PLACES, ROW, WIDTH_PX, _apart, draw
+from bot.history import Trend, trend
+from bot.plot import BAND, COLOURS, HEIGHT_PX, MARKS, PLACES, ROW, WIDTH_PX, _apart, draw, draw_trend
 from workloads.spec import Cell, Chart, Column, Table
 
 COLUMNS = (Column("arm"), Column("part"), Column("size"), Column("time", "ms"), Column("low", "ms"), Column("high", "ms"))
@@ -117,6 +118,49 @@ def test_more_than_a_picture_holds(chart: Chart):
     )
     many = replace(chart, marks=tuple(float(i) for i in range(MARKS + 3)))
     assert pixels(draw(table(many, rows))).shape == (HEIGHT_PX, WIDTH_PX, 3)
+
+
+def trended(factor: float = 1.05, accepted: tuple[str, ...] = (), nights: int = 12) -> Trend:
+    told = trend(WORKLOAD, slowed(factor, "c4210", 23), NIGHTS[:nights], accepted)
+    assert told is not None
+    return told
+
+
+def test_a_trend_is_a_png_of_the_same_size_and_always_the_same():
+    png = draw_trend(trended())
+    assert pixels(png).shape == (HEIGHT_PX, WIDTH_PX, 3)
+    assert draw_trend(trended()) == png
+    assert draw_trend(trended(1.049)) != png
+    assert re.findall(rb"tEXt|iTXt|tIME|matplotlib", png) == []
+
+
+def test_a_trend_marks_this_run_and_what_it_is_held_against():
+    png = draw_trend(trended())
+    orange = (pixels(png) == [0xD5, 0x5E, 0x00]).all(axis=-1)
+    blue = (pixels(png) == [0x00, 0x72, 0xB2]).all(axis=-1)
+    assert np.argwhere(orange)[:, 1].min() > np.argwhere(blue)[:, 1].max()  # this run stands last
+    assert np.median(np.argwhere(orange)[:, 0]) > np.argwhere(blue)[:, 0].max()  # and, slower, below all of them
+    assert painted(png, BAND) > 20_000
+    assert painted(draw_trend(trended(nights=3)), BAND) == 0  # too few runs for a limit
+
+
+def test_a_trend_shows_where_a_level_was_accepted():
+    whole, parted = (draw_trend(trended(1.0, accepted)) for accepted in ((), ("c4107",)))
+    assert painted(parted, COLOURS[0]) < painted(whole, COLOURS[0])
+    assert painted(parted, "#57606a") > painted(whole, "#57606a")
+    band = [np.argwhere((pixels(png) == [0xDE, 0xED, 0xF5]).all(axis=-1))[:, 1].min() for png in (whole, parted)]
+    assert band[1] > band[0] + WIDTH_PX / 5
+
+
+def test_a_trend_of_a_second_run_shows_the_first():
+    told = trend(WORKLOAD, slowed(1.047, "c4210-2", 24), (*NIGHTS, slowed(1.05, "c4210", 23)), ())
+    assert told is not None
+    assert [point.role for point in told.points[-2:]] == ["first", "this"]
+    assert painted(draw_trend(told), COLOURS[1]) > painted(draw_trend(trended()), COLOURS[1])
+
+
+def test_a_trend_of_what_has_no_unit_is_drawn():
+    assert pixels(draw_trend(replace(trended(), unit=""))).shape == (HEIGHT_PX, WIDTH_PX, 3)
 
 
 @given(tables(charted=True))

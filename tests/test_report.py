@@ -9,7 +9,7 @@ from typing import Any
 import cmarkgfm
 import pytest
 from cmarkgfm.cmark import Options
-from golden import BEST, FOLDER, KINDS, SAME, WORKLOAD, stored
+from golden import BEST, FOLDER, HISTORIES, KINDS, NIGHTS, SAME, WORKLOAD, slowed, stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import results
@@ -17,6 +17,7 @@ from strategies import results
 from bot.acceptance import judge
 from bot.cards import lost_card, queued_card, refused_card, waits_for
 from bot.commands import parse
+from bot.history import History
 from bot.report import (
     LIMIT,
     Where,
@@ -31,6 +32,7 @@ from bot.report import (
     interval_text,
     printable,
     report,
+    share_text,
     sparkline,
     state_text,
     value_text,
@@ -72,6 +74,16 @@ def test_golden(kind: str, request: pytest.FixtureRequest):
     if request.config.getoption("--update-golden"):
         expected.write_text(actual, encoding="utf-8")
     assert expected.read_text(encoding="utf-8") == actual
+
+
+@pytest.mark.parametrize("kind", HISTORIES)
+def test_golden_beside_history(kind: str, request: pytest.FixtureRequest):
+    result, history = HISTORIES[kind]
+    expected, actual = FOLDER / f"history-{kind}.report.md", report(WORKLOAD, result, WHERE, history)
+    if request.config.getoption("--update-golden"):
+        expected.write_text(actual, encoding="utf-8")
+    assert expected.read_text(encoding="utf-8") == actual
+    assert parse(actual) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,11 +139,11 @@ def test_a_week_that_is_judged_in_part_says_so():
 
 
 def test_acceptance_counts_what_earlier_runs_earned():
-    assert "**Acceptance 3/5 → 5/5**" in report(WORKLOAD, stored("ok"), NOWHERE, (stored("missed"), stored("smoke")))
-    text = report(WORKLOAD, stored("missed"), NOWHERE, [stored("ok")])
+    assert "**Acceptance 3/5 → 5/5**" in report(WORKLOAD, stored("ok"), NOWHERE, History((stored("missed"), stored("smoke"))))
+    text = report(WORKLOAD, stored("missed"), NOWHERE, History((stored("ok"),)))
     assert "**Acceptance 5/5 → 5/5**" in text
     assert "- shown before: Benchmarks on" in text
-    smoke = report(WORKLOAD, stored("smoke"), NOWHERE, [stored("ok")])
+    smoke = report(WORKLOAD, stored("smoke"), NOWHERE, History((stored("ok"),)))
     assert "**Acceptance 5/5 → 5/5**: nothing of this run is judged (smoke run)." in smoke
 
 
@@ -242,6 +254,100 @@ def test_noise_limits_stand_beside_ratios_only_where_an_arm_met_itself():
     assert "noise limit" not in report(WORKLOAD, quiet, NOWHERE)
     other = Metric("noise", "eager against itself", "x", "lower", spread(1, 1, 1))
     assert "noise limit" not in report(WORKLOAD, with_metrics(other), NOWHERE)
+
+
+# ---------------------------------------------------------------------------------------------------- beside history
+
+
+def lines(result: Result, history: History) -> str:
+    """Everything but the tables of a report without links."""
+    return "\n".join(line for line in report(WORKLOAD, result, NOWHERE, history).splitlines() if not line.startswith("|"))
+
+
+def slower(factor: float, run: str = "c4210", day: int = 23) -> Result:
+    """A run of a week whose headline is a time, in which less is better."""
+    base = slowed(1, run, day)
+    return replace(base, observed=(Observed((TIME.measured(spread(*(v * factor for v in (9.9, 10.0, 10.1)))),)),))
+
+
+TIME = Target("latency", "latency", "<=", 12, "ms")
+TIMED = replace(WORKLOAD, targets=(TIME,), headline=TIME, deliverables=tuple(replace(d, by=(TIME,)) for d in WORKLOAD.deliverables))
+
+
+def test_a_time_is_slower_or_faster():
+    nights = tuple(slower(1 + wobble / 1000, f"c{4100 + day}", day) for day, wobble in enumerate((3, -5, 1, 8, -2, 0, -7), 1))
+
+    def told(factor: float, second: float | None = None, earlier: tuple[Result, ...] = nights) -> tuple[str, str]:
+        history = History(earlier, (), slower(second, "c4210-2", 24) if second else None)
+        text = report(TIMED, slower(factor), NOWHERE, history).splitlines()
+        return text[2], next(line for line in text if "Against history" in line)
+
+    headline, line = told(1.05)
+    assert " · suspected 5.0% slower · " in headline
+    assert headline.endswith("· next: a second run decides")
+    assert line.startswith("**Against history: suspected 5.0% slower** than the median of 7 runs (limit 2.0%): latency. One run in")
+    headline, line = told(0.95, 0.94)
+    assert " · confirmed 5.0% faster · " in headline
+    assert headline.endswith("· no action needed")
+    assert line == ("**Against history: confirmed 5.0% faster** than the median of 7 runs (limit 2.0%): latency. "
+                    "The second run, c4210-2, was 6.0% faster too.")
+    assert told(1.01)[1] == "Against history: no change in latency (1.0% slower than the median of 7 runs); could have seen >= 2.0%."
+    assert told(1.05, 1.0)[1].endswith("but the second run, c4210-2, was 0.0% faster, so there is nothing to tell.")
+    assert told(1.05, None, ())[1] == "Against history: too few runs to say (0 of 5)."
+    by_hand = tuple(replace(run, run=f"r{run.run[1:]}") for run in nights[:2])
+    assert told(1.05, None, by_hand)[1] == "Against history: too few runs to say (2 of 5)."
+
+
+def test_a_change_just_beyond_the_limit_reads_so():
+    assert [share_text(0.0184, beside) for beside in (None, 0.0184, 0.0181, 0.01836)] == ["1.8%", "1.8%", "1.84%", "1.840%"]
+    assert share_text(-0.5, 0.5) == "50.0000%"
+    assert share_text(12.5) == "1,250.0%"
+
+
+def test_nothing_is_said_of_history_where_none_is_known_or_the_run_does_not_count():
+    assert "Against history" not in report(WORKLOAD, stored("ok"), NOWHERE)
+    for kind in ("smoke", "crashed", "invalid", "oom"):
+        text = report(WORKLOAD, stored(kind), NOWHERE, History(NIGHTS))
+        assert re.findall("Against history|Trend of|What else changed|change seen from", text) == []
+
+
+def test_what_else_changed_is_told_where_something_did():
+    assert "What else changed" not in lines(slowed(1.05, "c4210", 23), History(NIGHTS))
+    moved = slowed(1.05, "c4210", 23, replace(stored("ok"), machine=replace(stored("ok").machine, driver="590.11")))
+    assert "\n**What else changed since c4112**\n" in lines(moved, History(NIGHTS))
+    assert "<details><summary>What else changed since c4112</summary>" in lines(moved, History(NIGHTS[:2] + NIGHTS[-1:]))
+
+
+def test_a_confirmed_change_may_be_accepted_where_it_has_a_comment():
+    history = HISTORIES["confirmed"][1]
+    assert "- `/accept c4210` makes this" in lines(slowed(1.05, "c4210", 23), history)
+    second = slowed(1.047, "c4210-2", 24)
+    text = report(WORKLOAD, second, NOWHERE, History((*NIGHTS, slowed(1.05, "c4210", 23))))
+    assert "**Against history: confirmed 4.7% lower (worse)** than the median of 12 runs" in text
+    assert "- `/accept c4210` makes this" in text
+    by_hand = History(NIGHTS, (), slowed(1.047, "r7-2", 24))
+    assert "/accept" not in lines(slowed(1.05, "r7", 23), by_hand)
+
+
+def test_interleaved_pairs():
+    def told(factor: float, pairs: int = 6, vs: int | None = 7) -> tuple[str, str]:
+        ours = tuple(slowed(factor + n / 1000, "c1", 1).observed[0] for n in range(pairs))
+        result = replace(stored("ok"), request=replace(stored("ok").request, vs=vs, repeat=pairs), observed=ours,
+                         baseline=tuple(slowed(1 - n / 2000, "c1", 1).observed[0] for n in range(pairs)))
+        text = report(WORKLOAD, result, NOWHERE, History(NIGHTS)).splitlines()
+        assert "Against history" not in "\n".join(text)
+        return text[2], next(line for line in text if "interleaved" in line)
+
+    headline, line = told(1.05)
+    assert " · 5.1% lower (worse) than c7 · " in headline
+    assert headline.endswith(" · next: see what else changed")
+    assert line.startswith("**Against c7, 6 interleaved pairs of processes: 5.1% lower (worse)** (compile speedup,")
+    headline, line = told(0.95, vs=None)
+    assert " · 4.9% higher (better) than the baseline · " in headline
+    assert headline.endswith(" · no action needed")
+    assert told(1.0)[1] == ("Against c7, 6 interleaved pairs of processes: no difference seen (compile speedup, best of three models, "
+                            "99% interval -0.8% to +0.1%; a difference counts from 2.0%).")
+    assert told(1.05, 5)[1] == "Against c7, 5 interleaved pairs of processes: too few to say, 6 are needed."
 
 
 # ---------------------------------------------------------------------------------------------------- length
@@ -418,7 +524,7 @@ def test_a_block_shows_the_table_and_every_plot():
 @given(results(), st.lists(results(), max_size=1))
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_any_result_that_the_contract_allows_is_reported(result: Result, earlier: list[Result]):
-    text = report(WORKLOAD, result, WHERE, earlier)
+    text = report(WORKLOAD, result, WHERE, History(tuple(earlier)))
     assert len(text) <= LIMIT
     assert [line for line in text.split("\n") if line.startswith("/")] == []
     sections = text.split("<summary>End of the log</summary>")[0]

@@ -12,6 +12,7 @@ from sample_week import WEEK01, files, paths, result
 from bot import store
 from bot.artifact import Checked
 from bot.errors import HubError, Moved, UserError
+from bot.history import History
 from bot.hub import Hub
 from bot.store import Ledger
 from workloads.spec import Failure, dumps
@@ -113,6 +114,70 @@ def test_pages_follow_from_the_runs_alone() -> None:
     assert b"[c7](results/week01/c7)" in pages["SCOREBOARD.md"]
     assert b"results/week01/c7" in pages[README]
     assert store.pages(ledger.with_files(pages), WEEKS) == pages
+
+
+# ---------------------------------------------------------------------------------------------------- history
+
+
+def night(number: int, name: str = "", **changes: Any) -> Any:
+    return result(run=name or f"c{number}", started=f"2026-11-{number:02d}T12:00:00Z", **changes)
+
+
+def ledger_of(*runs: Any, accepted: tuple[str, ...] = ()) -> Ledger:
+    return Ledger({}).with_files({f"{store.folder(run)}/result.json": dumps(run).encode() for run in runs}
+                                 | {f"results/week01/{run}/accepted.json": b"{}" for run in accepted})
+
+
+def test_what_is_known_beside_a_run() -> None:
+    one, two, second, later = night(1), night(2), night(3, "c2-2"), night(4)
+    ledger = ledger_of(later, second, two, one, accepted=("c1", "c2-2"))
+    assert ledger.history(two) == History((one,), ("c1", "c2-2"), second)
+    assert ledger.history(second) == History((one, two), ("c1", "c2-2"), None)
+    assert ledger.history(one) == History((), ("c1", "c2-2"), None)
+    assert ledger.accepted("week02") == ()
+
+
+def test_what_was_accepted_is_read_from_a_checkout(tmp_path: Path) -> None:
+    lay(tmp_path, {f"results/{run}/accepted.json": b"{}" for run in ("week01/c7", "week02/c9-2", "week01/x")})
+    ledger = store.open_ledger(tmp_path)
+    assert (ledger.accepted("week01"), ledger.accepted("week02")) == (("c7",), ("c9-2",))
+
+
+def test_a_trend_is_drawn_where_there_are_runs_to_compare_with() -> None:
+    nights = tuple(night(n) for n in range(1, 4))
+    drawn = store.trend(nights[2], WEEK01, History(nights[:2]))
+    assert set(drawn) == {"results/week01/c3/trend.png"}
+    assert drawn["results/week01/c3/trend.png"].startswith(b"\x89PNG")
+    assert store.trend(nights[2], WEEK01, History(nights[:1])) == {}
+    assert store.trend(nights[2], None, History(nights[:2])) == {}
+
+
+def test_every_picture_follows_from_the_ledger() -> None:
+    nights = tuple(night(n) for n in range(1, 5))
+    pictures = store.pictures(ledger_of(*nights), WEEKS)
+    assert set(pictures) == {f"results/week01/{path}.png" for path in (
+        "c1/speedup", "c2/speedup", "c3/speedup", "c3/trend", "c4/speedup", "c4/trend")}
+    grown = store.pictures(ledger_of(*nights, night(5), night(9, "c4-2")), WEEKS)
+    assert {path: grown[path] for path in pictures} == pictures
+    assert store.trend(nights[3], WEEK01, ledger_of(*nights).history(nights[3])) == {
+        "results/week01/c4/trend.png": pictures["results/week01/c4/trend.png"]}
+
+
+def test_a_trend_is_stored_with_its_run_and_follows_from_who_came_first(hub: Hub, localhub: Any) -> None:
+    """The second is published from a checkout that does not know the first: the trend is drawn from what the branch holds."""
+    ledger = at(localhub, hub)
+    for number in (1, 2):
+        ledger = store.put(hub, "main", ledger, checked(f"c{number}", started=f"2026-11-{number:02d}T12:00:00Z"), WEEKS)
+        ledger = dataclasses.replace(ledger, tree=hub.tree(ledger.sha))
+    stale = ledger
+    store.put(hub, "main", stale, checked("c3", started="2026-11-03T12:00:00Z"), WEEKS)
+    after = store.put(hub, "main", stale, checked("c4", started="2026-11-04T12:00:00Z"), WEEKS)
+    held = paths(localhub, "main")
+    assert [path for path in held if path.endswith("trend.png")] == ["results/week01/c3/trend.png", "results/week01/c4/trend.png"]
+    pictures = store.pictures(after, WEEKS)
+    assert all(localhub.git.read("main", path) == png for path, png in pictures.items())
+    assert set(hub.changed(stale.sha, after.sha)) >= {"results/week01/c4/result.json", "results/week01/c4/trend.png"}
+    assert len(localhub.git.log("main")) == 5
 
 
 # ---------------------------------------------------------------------------------------------------- writing

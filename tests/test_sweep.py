@@ -22,6 +22,7 @@ from bot.artifact import Checked
 from bot.cards import accepting_card, lost_card, waits_for
 from bot.checklist import tick, ticks
 from bot.errors import HubError
+from bot.history import History
 from bot.hub import Hub, signed
 from bot.kickoff import kickoff
 from bot.report import Where, report
@@ -109,7 +110,7 @@ def end(localhub: Any, left: Left) -> tuple[Any, ...]:
 def wanted(left: Left) -> tuple[Any, ...]:
     """The same as it follows from the result by the pure functions, without any hub."""
     made, place = left.checked.result, left.asked.place
-    text = report(WEEK01, made, dataclasses.replace(place.where, ledger="0" * 40)).split("\n", 1)[1]
+    text = report(WEEK01, made, dataclasses.replace(place.where, ledger="0" * 40), History()).split("\n", 1)[1]
     url = f"https://github.com/sprinter/sprint/issues/1#issuecomment-{place.card}"
     entry = store.entry(left.checked)
     return (re.sub(r"[0-9a-f]{40}", "SHA", f"<!-- sprintbench:card {made.run} run=4242 -->\n{text}"),

@@ -298,6 +298,7 @@ class Table:
 
     def __post_init__(self) -> None:
         check(bool(NAME.fullmatch(self.name)), "table name: lower-case letters, digits and _, at most 48")
+        check(self.name != "trend", "table trend: trend.png is the picture of a run's history")
         check_text(self.title, f"table {self.name}")
         names = [c.name for c in self.columns]
         check_unique(names, f"table {self.name}, columns")
@@ -572,6 +573,8 @@ class Result:
 
     `duration_s` is from the start to the end, with a first try that was invalid and the rest after it; `gpu_seconds` is the
     time for which the run had its GPUs to itself, times their number, and `price` what one of them costs, where that is known.
+    `baseline` holds the processes of another commit, `baseline_commit`, that took turns with those of `observed` (--vs), pair by
+    pair. A second, independent run of one command carries its name and "-2".
     """
 
     run: str
@@ -588,6 +591,8 @@ class Result:
     gpu_seconds: float = 0.0
     price: Price | None = None
     retry: Retry | None = None
+    baseline: tuple[Observed, ...] = ()
+    baseline_commit: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -599,7 +604,12 @@ class Result:
         check(math.isfinite(self.duration_s) and self.duration_s >= 0, "duration_s: seconds")
         check(math.isfinite(self.gpu_seconds) and self.gpu_seconds >= 0, "gpu_seconds: seconds")
         check((self.status == "ok") == (self.failure is None), "a failure, and only a failure, says why")
-        check(self.status != "ok" or len(self.observed) == self.request.repeat, "one observation for each process asked for")
+        check(self.status != "ok" or len(self.observed) == (self.request.pairs or self.request.repeat),
+              "one observation for each process asked for")
+        check(len(self.baseline) in (0, len(self.observed)), "baseline: as many processes as were observed, or none")
+        check(self.status != "ok" or bool(self.baseline) == bool(self.request.pairs), "a baseline where --vs asks for one, and only there")
+        check(bool(COMMIT.fullmatch(self.baseline_commit)) and bool(self.baseline) <= bool(self.baseline_commit),
+              "baseline_commit: the 40 hexadecimal digits of what took turns")
         check(all(FILE.fullmatch(name) for name in self.files), "files: plain lower-case names")
         check_unique(self.files, "files")
 
