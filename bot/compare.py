@@ -23,6 +23,7 @@ WORDS: dict[Difference, tuple[str, str]] = {
 COUNTED: tuple[Unit, ...] = ("", "count", "steps", "MiB")
 # A change of more than this is no percentage that anybody reads as one.
 LARGEST_PERCENT = 1000
+OPTIONS = "options"
 
 
 def difference(before: Metric, after: Metric) -> Difference:
@@ -129,9 +130,10 @@ def _more(left: int, what: str) -> str:
 
 
 def _others(a: Result, b: Result, where: Where, most: int) -> str:
-    facts = [(what, one, other) for what, one, other in _facts(a, b, where) if one or other]
-    rows = [(what, one or "not recorded", other or "not recorded") for what, one, other in facts if one != other]
-    same = [what for what, one, other in facts if one == other]
+    told = [*facts(a, b), ("commit", _commit(a, where), _commit(b, where))]
+    known = [(what, _spelled(what, one), _spelled(what, other)) for what, one, other in told if one or other]
+    rows = [(what, one or "not recorded", other or "not recorded") for what, one, other in known if one != other]
+    same = [what for what, one, other in known if one == other]
     if not rows:
         return f"Nothing that is recorded. The same in both: {', '.join(same)}."
     url = where.url("compare", f"{a.commit}...{b.commit}") if a.commit and b.commit and a.commit != b.commit else ""
@@ -142,8 +144,8 @@ def _others(a: Result, b: Result, where: Where, most: int) -> str:
     ) if part)
 
 
-def _facts(a: Result, b: Result, where: Where) -> list[tuple[str, str, str]]:
-    """What is recorded of both: (what, of `a`, of `b`), "" where it is not."""
+def facts(a: Result, b: Result) -> list[tuple[str, str, str]]:
+    """What is recorded of both but their commits, in plain text: (what, of `a`, of `b`), "" where it is not recorded."""
     machines = (a.machine, b.machine)
     packages = [dict(machine.packages) for machine in machines]
     names = sorted({*packages[0], *packages[1]})
@@ -155,10 +157,20 @@ def _facts(a: Result, b: Result, where: Where) -> list[tuple[str, str, str]]:
         ("system", [m.system for m in machines]),
         ("Python", [m.python for m in machines]),
         *((("packages", ["the same"] * 2),) if same else ((name, [held.get(name, "absent") for held in packages]) for name in names)),
-        ("options", [f"`{options(run.request).strip()}`" if options(run.request) else "none" for run in (a, b)]),
-        ("commit", [_commit(run, where) for run in (a, b)]),
+        (OPTIONS, [options(run.request).strip() or "none" for run in (a, b)]),
     ]
     return [(what, one, other) for what, (one, other) in told]
+
+
+def changes(a: Result, b: Result) -> list[tuple[str, str, str]]:
+    """The facts that differ, commits aside: (what, of `a`, of `b`)."""
+    if a.machine == b.machine and options(a.request) == options(b.request):
+        return []
+    return [(what, one or "not recorded", other or "not recorded") for what, one, other in facts(a, b) if one != other]
+
+
+def _spelled(what: str, fact: str) -> str:
+    return f"`{fact}`" if what == OPTIONS and fact != "none" else fact
 
 
 def _commit(run: Result, where: Where) -> str:
