@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -29,7 +30,7 @@ from workloads.spec import Failure, Request, Result, Telemetry, discover, dumps
 
 SIZES = (10, 1_000, 10_000)
 BUILD_BAR_S, USABLE_BAR_S = 10.0, 1.0
-VISITS = 5
+VISITS = 9
 WEEK = "week01"
 RESULTS = Path(__file__).parent / "results" / "site.json"
 BUSY = Telemetry(0.5, 600, 1980, 1755, 1980, 61, 512.4, 688.1, 61_234, (), 2)
@@ -121,7 +122,8 @@ def main(sizes: tuple[int, ...], out: Path) -> None:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         trial(1, browser)  # imports, templates and the browser's own start are paid once, and not here
         rows = [trial(size, browser) for size in sizes]
-        told = {"chromium": browser.version, "python": platform.python_version(), "bars_s": {"build": BUILD_BAR_S, "usable": USABLE_BAR_S},
+        told = {"chromium": browser.version, "python": platform.python_version(), "cores": os.cpu_count(),
+                "load_average_1min": os.getloadavg()[0], "bars_s": {"build": BUILD_BAR_S, "usable": USABLE_BAR_S},
                 "rows": [dataclasses.asdict(row) for row in rows]}
         browser.close()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,13 @@ NEAR = site.Links(Where(), "../..")
 OK, HOSTILE = stored("ok"), "</script><img src=x onerror=\"document.title='PWNED'\">'\\\u2028 & <b>"
 
 
+def lay(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
 def ledger(*runs: Result) -> store.Ledger:
     return store.Ledger({f"{store.folder(run)}/result.json": dumps(run).encode() for run in runs})
 
@@ -376,10 +383,8 @@ def test_colours_can_be_told_from_the_page(theme: int) -> None:
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a ledger of one run and one of its plots."""
-    for name, content in {"workloads/plan.py": b"", "results/week01/c1/result.json": dumps(at(OK, 1)).encode(),
-                          "results/week01/c1/speedup.png": b"PNG"}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    lay(tmp_path, {"workloads/plan.py": b"", "results/week01/c1/result.json": dumps(at(OK, 1)).encode(),
+                   "results/week01/c1/speedup.png": b"PNG"})
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
     return tmp_path
@@ -450,12 +455,8 @@ def many() -> list[Result]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("site")
     history = History({(f"c{n}", "best_speedup"): (1.75, 1.9) for n in range(5, 61)}, frozenset({"c41"}))
-    for name, content in built(*many(), histories={"week01": history}).items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(content)
-    return out
+    return lay(tmp_path_factory.mktemp("site"), built(*many(), histories={"week01": history}))
 
 
 def opened(browser: Browser, folder: Path, name: str, **options: Any) -> Iterator[Page]:
@@ -550,10 +551,11 @@ def drag(page: Page, start: float, end: float) -> None:
 
 
 def test_dragging_zooms_every_chart_and_reset_shows_all(page: Page) -> None:
-    reset = page.get_by_role("button", name="Reset zoom")
+    reset = page.get_by_role("button", name="All runs")
     expect(reset).to_be_disabled()
     drag(page, 0.5, 0.75)
     assert (run_at(page, 0.02), run_at(page, 0.98)) == ("c31", "c45")
+    expect(page.locator("#view")).to_have_text("runs 31 to 45 of 60")
     page.mouse.move(*over(page, 0.02, chart=1))
     expect(page.locator(".chart .tip b").nth(1)).to_have_text("c31")
     expect(page.locator("#card")).to_be_hidden()
@@ -573,7 +575,7 @@ def test_buttons_zoom_too(page: Page) -> None:
     assert run_at(page, 1) == "c48"
     page.get_by_role("button", name="Zoom out").click()
     page.get_by_role("button", name="Zoom out").click()
-    expect(page.get_by_role("button", name="Reset zoom")).to_be_disabled()
+    expect(page.get_by_role("button", name="All runs")).to_be_disabled()
     assert page.get_by_role("button", name="newest 500").count() == 0, "there are not that many"
 
 
@@ -642,14 +644,14 @@ def test_by_keyboard_alone(page: Page) -> None:
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#said")).to_contain_text("c59")
     page.keyboard.press("+")
-    expect(page.get_by_role("button", name="Reset zoom")).to_be_enabled()
+    expect(page.get_by_role("button", name="All runs")).to_be_enabled()
     page.keyboard.press("Enter")
     expect(page.locator("#card")).to_be_focused()
     expect(page.locator("#card h2")).to_have_text("c59")
     page.keyboard.press("Escape")
     expect(plot).to_be_focused()
     page.keyboard.press("Escape")
-    expect(page.get_by_role("button", name="Reset zoom")).to_be_disabled()
+    expect(page.get_by_role("button", name="All runs")).to_be_disabled()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#said")).to_contain_text("c1")
 
@@ -688,6 +690,18 @@ def test_the_roofline_by_pointer_and_by_keyboard(page: Page) -> None:
     expect(tip).to_be_hidden()
 
 
+def test_the_band_is_drawn_where_there_are_limits(page: Page) -> None:
+    faint = """canvas => {
+      const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+      copy.drawImage(canvas, 0, 0);
+      const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((alpha, i) => i % 4 === 3 && alpha === 31).length;
+    }"""
+    with_limits, without = (page.locator(".chart canvas").nth(chart).evaluate(faint) for chart in (0, 1))
+    assert with_limits > 1000 > without
+    expect(page.locator("#trends ~ p").first).to_contain_text("In the shaded band a run was expected.")
+
+
 def test_light_and_dark(page: Page) -> None:
     assert "#0072b2" in ink(page)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -720,25 +734,33 @@ def test_on_a_phone(browser: Browser, folder: Path, name: str, scheme: str) -> N
           one => one.checkVisibility() && !one.closest(".unseen, thead") && one.getBoundingClientRect().right > 361)
           .map(one => one.outerHTML.slice(0, 80))""")
         assert beyond == []
+        assert page.locator("td:empty").filter(visible=True).count() == 0, "a label without a value"
         if name == "week01.html":
             page.touchscreen.tap(*over(page, 0.99))
             expect(page.locator("#card h2")).to_have_text("c60")
 
 
 def test_an_empty_site_opens(browser: Browser, tmp_path: Path) -> None:
-    for name, content in built().items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    lay(tmp_path, built())
     for page in opened(browser, tmp_path, "index.html"):
         expect(page.locator("main")).to_contain_text("No run yet")
         page.get_by_role("navigation").get_by_role("link", name="week01").click()
         expect(page.locator("main")).to_contain_text("No run yet")
 
 
+def test_of_a_long_history_the_newest_runs_come_first(browser: Browser, tmp_path: Path) -> None:
+    small = replace(OK, observed=(Observed(OK.observed[0].metrics[:3]),), files=())
+    lay(tmp_path, built(*(at(small, number) for number in range(1, 402))))
+    for page in opened(browser, tmp_path, "week01.html"):
+        expect(page.locator("#view")).to_have_text("runs 202 to 401 of 401")
+        assert run_at(page, 0) == "c202"
+        page.get_by_role("button", name="All runs").click()
+        expect(page.locator("#view")).to_have_text("runs 1 to 401 of 401")
+        assert run_at(page, 0) == "c1"
+
+
 def test_one_run_is_a_chart(browser: Browser, tmp_path: Path) -> None:
-    for name, content in built(at(OK, 1), links=NEAR).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    lay(tmp_path, built(at(OK, 1), links=NEAR))
     for page in opened(browser, tmp_path, "week01.html"):
         assert run_at(page, 0.5) == "c1"
         page.mouse.click(*over(page, 0.5))

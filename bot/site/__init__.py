@@ -211,7 +211,7 @@ def _week(week: Week, numbers: Sequence[Series], position: Roofline | None, link
         "plots": [(path.replace("results/", "plots/", 1) if path in pictures else "", links.results("blob", *path.split("/")[1:]), text)
                   for path, text in week.pictures],
         "files": [(name, links.results("blob", workload.key, run.run.run, name)) for name in run.run.files] if run else [],
-        "history": links.results("tree", workload.key),
+        "limits": bool(week.history.limits), "history": links.results("tree", workload.key),
     }
 
 

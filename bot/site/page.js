@@ -28,7 +28,8 @@
 
   // Runs are evenly spaced, oldest to newest: run i stands at x = i. All charts of a week show the same runs.
   const whole = { min: -0.5, max: count - 0.5 };
-  let view = { ...whole }, picked = -1;
+  // Of a long history the newest runs come first into view; a pixel for many of them would say little.
+  let view = count > 300 ? { min: count - 200.5, max: whole.max } : { ...whole }, picked = -1;
   const plots = new Map(); // figure -> uPlot
   const zoomed = () => view.min > whole.min || view.max < whole.max;
 
@@ -36,11 +37,18 @@
     const width = Math.min(Math.max(max - min, 2), whole.max - whole.min);
     const from = Math.min(Math.max((min + max - width) / 2, whole.min), whole.max - width);
     view = { min: from, max: from + width };
+    redraw();
+    tell();
+  }
+  const number = value => value.toLocaleString("en");
+  function tell() {
+    const [first, last] = inView();
     $("reset").disabled = !zoomed();
-    for (const plot of plots.values()) plot.setScale("x", view);
+    $("view").textContent = `runs ${number(first + 1)} to ${number(last + 1)} of ${number(count)}`;
   }
   const zoom = (by, at = (view.min + view.max) / 2) => look(at - (at - view.min) * by, at + (view.max - at) * by);
-  const redraw = () => { for (const plot of plots.values()) { plot.setScale("x", view); } };
+  const redraw = () => { for (const plot of plots.values()) plot.setScale("x", view); };
+  const inView = () => [Math.max(0, Math.ceil(view.min)), Math.min(count - 1, Math.floor(view.max))];
 
   // ------------------------------------------------------------------------------------------------ colours and shapes
 
@@ -83,7 +91,6 @@
 
   // ------------------------------------------------------------------------------------------------ one metric
 
-  const inView = () => [Math.max(0, Math.ceil(view.min)), Math.min(count - 1, Math.floor(view.max))];
   /** Whether run i has a mark in the chart of a metric. A failed run that measured nothing has one on the chart's floor. */
   const shows = (metric, i) => !hidden.has(kindOf(i)) && (metric.value[i] !== null || kindOf(i) === "failed");
 
@@ -169,6 +176,7 @@
         ctx.globalAlpha = 1;
         for (const i of places) if (room > 6 || i === picked) mark(ctx, shape, u.valToPos(i, "x", true), height(u, metric, i), true);
       });
+      ctx.globalAlpha = room > 1 ? 1 : 0.4;
       for (let i = first; i <= last; i++) {
         const kind = kindOf(i);
         if (kind === "judged" || !shows(metric, i)) continue;
@@ -452,7 +460,7 @@
   }
   function label(total) {
     const end = Math.min(first + rowsAPage, total);
-    $("page").textContent = total ? `${(first + 1).toLocaleString("en")} to ${end.toLocaleString("en")} of ${total.toLocaleString("en")} runs` : "no run matches";
+    $("page").textContent = total ? `${number(first + 1)} to ${number(end)} of ${number(total)} runs` : "no run matches";
     $("newer").disabled = first === 0;
     $("older").disabled = end >= total;
   }
@@ -474,6 +482,7 @@
   });
 
   label(count);
+  tell();
   named();
   document.documentElement.dataset.ready = "yes";
 })();
