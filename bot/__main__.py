@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -389,6 +391,35 @@ def docs(check: bool) -> None:
         _compare(pages, "bench docs")
     else:
         _write(pages)
+
+
+@cli.command("site")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("build/site"), show_default=True,
+              help="Where index.html, a page for each week and what they load go.")
+@click.option("--ledger", "root", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(),
+              help="The checkout that holds results/, where it is another than this one.")
+@click.option("--repo", envvar="GITHUB_REPOSITORY", metavar="OWNER/NAME",
+              help="The repository on GitHub to link to [default: GITHUB_REPOSITORY, else the files of the checkout].")
+def site_(out: Path, root: Path, repo: str | None) -> None:
+    """Build the static site from results/: an index and a page for each week.
+
+    It needs no server and no network: open index.html in a browser.
+    """
+    from bot import site, store
+
+    _repository()
+    if repo and not re.fullmatch(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+", repo, re.ASCII):
+        raise UserError("--repo is written OWNER/NAME, as in the repository's address")
+    branch = setting("SPRINTBENCH_BRANCH", setting("GITHUB_REF_NAME", "main"))
+    where = Where(setting("GITHUB_SERVER_URL", "https://github.com"), repo, branch) if repo else Where()
+    weeks = site.weeks(store.open_ledger(root), discover())
+    pictures = {path: (root / path).read_bytes() for week in weeks.values() for path, _ in week.pictures if (root / path).is_file()}
+    made = site.build(weeks, site.Links(where, urllib.parse.quote(os.path.relpath(root, out))), pictures)
+    try:
+        _write({(out / name).as_posix(): content for name, content in made.items()})
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; name another folder with --out") from error
+    click.echo(f"{out / 'index.html'}: {sum(len(week.runs) for week in weeks.values())} runs of {len(weeks)} weeks")
 
 
 @cli.command()

@@ -40,6 +40,7 @@ from workloads.spec import (
 LIMIT = 60_000  # characters; GitHub refuses a comment above 65,536
 ROWS = 8  # of the first table
 TABLE_ROWS = 40  # of each further table
+OPTIONS = "options"
 SPARK = "▁▂▃▄▅▆▇█"
 
 ADVICE: dict[Status, str] = {
@@ -535,11 +536,19 @@ def _what_changed(result: Result, history: History, where: Where, told: Change |
 
 
 def differences(a: Result, b: Result, where: Where) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """What is recorded of both runs beside their numbers: (what, of `a`, of `b`) where they differ, and the names of what is
-    the same."""
-    facts = [(what, one, other) for what, one, other in _recorded(a, b, where) if one or other]
-    return ([(what, one or "not recorded", other or "not recorded") for what, one, other in facts if one != other],
-            [what for what, one, other in facts if one == other])
+    """What is recorded of both runs beside their numbers, in Markdown: (what, of `a`, of `b`) where they differ, and the names of
+    what is the same."""
+    told = [(what, *(f"`{fact}`" if what == OPTIONS and fact != "none" else fact for fact in both)) for what, *both in facts(a, b)]
+    known = [(what, one, other) for what, one, other in (*told, ("commit", _commit(a, where), _commit(b, where))) if one or other]
+    return ([(what, one or "not recorded", other or "not recorded") for what, one, other in known if one != other],
+            [what for what, one, other in known if one == other])
+
+
+def changes(a: Result, b: Result) -> list[tuple[str, str, str]]:
+    """The facts that differ between two runs, commits aside, in plain text: (what, of `a`, of `b`)."""
+    if a.machine == b.machine and options(a.request) == options(b.request):
+        return []
+    return [(what, one or "not recorded", other or "not recorded") for what, one, other in facts(a, b) if one != other]
 
 
 def commits_link(a: Result, b: Result, where: Where) -> str:
@@ -548,8 +557,8 @@ def commits_link(a: Result, b: Result, where: Where) -> str:
     return f"[What changed between the two commits]({url})" if url else ""
 
 
-def _recorded(a: Result, b: Result, where: Where) -> list[tuple[str, str, str]]:
-    """What is recorded of both: (what, of `a`, of `b`), "" where it is not."""
+def facts(a: Result, b: Result) -> list[tuple[str, str, str]]:
+    """What is recorded of both but their commits, in plain text: (what, of `a`, of `b`), "" where it is not recorded."""
     machines = (a.machine, b.machine)
     packages = [dict(machine.packages) for machine in machines]
     names = sorted({*packages[0], *packages[1]})
@@ -561,8 +570,7 @@ def _recorded(a: Result, b: Result, where: Where) -> list[tuple[str, str, str]]:
         ("system", [m.system for m in machines]),
         ("Python", [m.python for m in machines]),
         *((("packages", ["the same"] * 2),) if same else ((name, [held.get(name, "absent") for held in packages]) for name in names)),
-        ("options", [f"`{options(run.request).strip()}`" if options(run.request) else "none" for run in (a, b)]),
-        ("commit", [_commit(run, where) for run in (a, b)]),
+        (OPTIONS, [options(run.request).strip() or "none" for run in (a, b)]),
     ]
     return [(what, one, other) for what, (one, other) in told]
 

@@ -78,7 +78,9 @@ def test_a_job_has_the_permissions_it_needs(path: Path, name: str, job: dict[str
                ("bench", "watch"): {"contents": "read", "issues": "write", "actions": "read"},
                ("bench", "report"): {"contents": "write", "issues": "write", "actions": "read"},
                ("kickoff", "kickoff"): {"contents": "write", "issues": "write"},
-               ("sweep", "sweep"): {"contents": "write", "issues": "write", "actions": "write"}}
+               ("sweep", "sweep"): {"contents": "write", "issues": "write", "actions": "write"},
+               ("pages", "ask"): {"pages": "read"},
+               ("pages", "deploy"): {"pages": "write", "id-token": "write"}}
     assert job["permissions"] == granted.get((path.stem, name), {"contents": "read"})
     assert isinstance(job["timeout-minutes"], int)
 
@@ -138,6 +140,13 @@ def test_one_pin_for_an_action() -> None:
 
 def test_a_new_comment_is_all_that_starts_a_bench() -> None:
     assert load(ROOT / ".github/workflows/bench.yml")["on"] == {"issue_comment": {"types": ["created"]}}
+
+
+def test_who_puts_the_site_online_runs_nothing_else() -> None:
+    """The one job with a token for Pages checks nothing out, runs no script and needs what a job that may only read has made."""
+    deploy = load(ROOT / ".github/workflows/pages.yml")["jobs"]["deploy"]
+    assert (deploy["needs"], len(deploy["steps"])) == ("build", 1)
+    assert deploy["steps"][0]["uses"].startswith("actions/deploy-pages@")
 
 
 def test_what_the_report_believes_comes_from_the_gate() -> None:

@@ -623,6 +623,8 @@ class Result:
         if not self.observed:
             return None
         first, *others = self.observed
+        if not others:
+            return first
         both = [[o.metric(m.name) for o in others] for m in first.metrics]
         metrics = tuple(dataclasses.replace(m, estimate=pooled([m.estimate, *(o.estimate for o in more if o)]))
                         for m, more in zip(first.metrics, both, strict=True))
