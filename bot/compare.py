@@ -35,6 +35,7 @@ WORDS: dict[Difference, tuple[str, str]] = {
 # What is counted is the same the next time; anything else that was seen once has no interval to tell a difference by.
 COUNTED: tuple[Unit, ...] = ("", "count", "steps", "MiB")
 # A change of more than this is no percentage that anybody reads as one.
+LARGEST_PERCENT = 1000
 
 
 def difference(before: Metric, after: Metric) -> Difference:

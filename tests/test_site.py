@@ -21,9 +21,8 @@ from strategies import results
 
 from bot import site, store
 from bot.__main__ import cli
-from bot.compare import changes
 from bot.errors import UserError
-from bot.report import Where
+from bot.report import Where, changes
 from bot.site.roofline import Position, roofline
 from bot.site.week import History
 from workloads.spec import Column, Estimate, Failure, Metric, Observed, Request, Result, Table, dumps
