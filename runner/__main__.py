@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,7 +48,8 @@ class CannotRun(click.ClickException):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request with all that is known before it runs; `began` is monotonic, `started` the same moment for people."""
+    """A request with all that is known before it runs; `other` is a checkout of the commit that --vs names; `began` is monotonic,
+    `started` the same moment for people."""
 
     request: Request
     out: Path
@@ -58,6 +59,7 @@ class Job:
     visible: str | None
     price: Price | None
     rest_s: float
+    other: Path | None
     began: float
     started: str
 
@@ -65,13 +67,15 @@ class Job:
         return time.monotonic() - self.began
 
     def result(self, status: Status, here: Machine, *, message: str = "", log_tail: str = "", telemetry: Telemetry | None = None,
-               observed: tuple[Observed, ...] = (), files: tuple[str, ...] = (), retry: Retry | None = None) -> Result:
+               observed: tuple[Observed, ...] = (), files: tuple[str, ...] = (), retry: Retry | None = None,
+               baseline: tuple[Observed, ...] = ()) -> Result:
         duration_s = round(self.past_s(), 2)
         gpus = 0 if self.request.smoke else min(self.request.gpus, here.gpus)
         return Result(
             run=self.run, request=self.request, commit=self.commit, started=self.started,
             duration_s=duration_s, status=status, machine=here, telemetry=telemetry,
             failure=Failure(message, log_tail) if status != "ok" else None, observed=observed, files=files,
+            baseline=baseline, baseline_commit=_commit_of(self.other) if self.other else "",
             gpu_seconds=round(duration_s * gpus, 2), price=self.price if gpus else None, retry=retry)
 
 
@@ -82,6 +86,7 @@ class Try:
     ended: process.Ended
     seen: tuple[Observed, ...]
     telemetry: Telemetry | None
+    baseline: tuple[Observed, ...]
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,9 +105,12 @@ class Try:
 @click.option("--run", metavar="ID", help="The result's name: c<comment id>, or r<time>.  [default: r and the time in UTC]")
 @click.option("--spool", "kept", type=click.Path(path_type=Path), envvar="SPRINTBENCH_SPOOL", metavar="DIR",
               help="Keep a copy here too, which outlives this job.  [default: $SPRINTBENCH_SPOOL; none where that is unset]")
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="DIR",
+              help="With a --request that has --vs: a checkout of the other run's commit, whose processes take turns with this one's.")
 @click.option("--request", "line", metavar="JSON",
               help="WEEK and its options as the one line that `bench gate` writes. What only this machine sees then ends in a result, too.")
 def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int | None, repeat: int | None, profile: bool,
+         baseline: Path | None,
          timeout_min: float | None, rest_min: float, run: str | None, kept: Path | None, line: str | None) -> None:
     """Run WEEK (week01 to week16) in a child process and write DIR/result.json: numbers, or why there are none.
 
@@ -126,7 +134,8 @@ def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int 
     if not spec.RUN.fullmatch(run):
         raise CannotRun("--run: c<comment id>, or r<time> as in r20261123154922")
     job = Job(request, out, run, timeout_min, _commit(), os.environ.get("CUDA_VISIBLE_DEVICES"), _price(began, lenient=line is not None),
-              60 * rest_min, began, f"{started:%Y-%m-%dT%H:%M:%SZ}")
+              60 * rest_min, baseline.absolute() if baseline and request.pairs and (baseline / "runner" / "child.py").is_file() else None,
+              began, f"{started:%Y-%m-%dT%H:%M:%SZ}")
     if line is None and (hindrance := _hindrance(request, machine.describe(job.visible))):
         raise CannotRun(hindrance)
     signals: list[int] = []
@@ -163,7 +172,7 @@ def _read(line: str) -> Request:
         request = spec.loads(Request, line)
     except SpecError as error:
         raise CannotRun(f"--request: {error}") from error
-    if request.command != "bench" or request.week in (None, "all") or request.vs or request.dry_run or request.runs:
+    if request.command != "bench" or request.week in (None, "all") or request.dry_run or request.runs:
         raise CannotRun("--request: the runner runs one week, and nothing else")
     return request
 
@@ -184,6 +193,8 @@ def _hindrance(request: Request, here: Machine) -> str | None:
     """Why this machine, at this commit, cannot do what is asked; None where it can."""
     if request.week not in spec.discover():
         return f"{request.week} has no workload yet. Weeks that run: {_weeks_that_run()}"
+    if request.gpus > (most := spec.discover()[request.week].most_gpus):
+        return f"{request.week} can use {most} GPU{'s' if most > 1 else ''} and no more"
     if request.smoke:
         return None
     if not here.gpus:
@@ -196,9 +207,13 @@ def _hindrance(request: Request, here: Machine) -> str | None:
 def _commit() -> str:
     """The commit that runs: what the workflow says it checked out, else what git says; "" outside a checkout."""
     said = os.environ.get("GITHUB_SHA", "")
-    if not spec.COMMIT.fullmatch(said) or not said:
-        with contextlib.suppress(OSError):  # no git here
-            said = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return said if said and spec.COMMIT.fullmatch(said) else _commit_of(ROOT)
+
+
+def _commit_of(root: Path) -> str:
+    said = ""
+    with contextlib.suppress(OSError):  # no git here
+        said = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     return said if spec.COMMIT.fullmatch(said) else ""
 
 
@@ -217,7 +232,10 @@ def _price(began: float, *, lenient: bool) -> Price | None:
 def _carry_out(job: Job, cancelled: process.Cancelled) -> Result:
     """Run the week, a second time where the GPU spoilt the first and a rest may help, and make the result of what came back."""
     here = machine.describe(job.visible)
-    if hindrance := _hindrance(job.request, here):
+    hindrance = _hindrance(job.request, here)
+    if job.request.pairs and not job.other:
+        hindrance = hindrance or "--baseline holds no checkout of the commit that --vs names"
+    if hindrance:
         return job.result("error", here, message=hindrance)
     assert job.request.week is not None, "a result is of one week"
     workload = spec.discover()[job.request.week]
@@ -232,23 +250,33 @@ def _carry_out(job: Job, cancelled: process.Cancelled) -> Result:
                 one = _try(job, workload, gpu, cancelled)
     ended = one.ended
     return job.result(ended.status, here, message=ended.message, log_tail=ended.log_tail, observed=one.seen, telemetry=one.telemetry,
-                      files=workload.files if ended.status == "ok" else (), retry=retry)
+                      files=workload.files if ended.status == "ok" else (), retry=retry, baseline=one.baseline)
 
 
 def _try(job: Job, workload: Workload, gpu: NvmlGpu | None, cancelled: process.Cancelled) -> Try:
     """The week as often as asked, each time in a fresh process, and the GPU watched meanwhile."""
-    seen: list[Observed] = []
+    seen: dict[bool, list[Observed]] = {True: [], False: []}
+    turns = _turns(job.request)
     with contextlib.ExitStack() as stack:
         sampler = stack.enter_context(Sampler(gpu)) if gpu else None
-        while len(seen) < job.request.repeat:
-            say(job.began, f"process {len(seen) + 1} of {job.request.repeat}")
-            ended = _run_once(job, workload, cancelled)
+        for place, other in enumerate(turns, start=1):
+            say(job.began, f"process {place} of {len(turns)}{', of the other commit' if other else ''}")
+            ended = _run_once(job, workload, cancelled, other)
             if ended.observed is None:
                 break
-            seen.append(ended.observed)
+            seen[other].append(ended.observed)
     if sampler and sampler.unreadable:
         say(job.began, f"the GPU could not be watched, so the run's validity is unchecked: {sampler.unreadable}")
-    return Try(ended, tuple(seen), sampler.telemetry() if sampler else None)
+    pairs = min(len(seen[True]), len(seen[False])) if job.request.pairs else len(seen[False])
+    return Try(ended, tuple(seen[False][:pairs]), sampler.telemetry() if sampler else None, tuple(seen[True][:pairs]))
+
+
+def _turns(request: Request) -> list[bool]:
+    """The processes in their order: False is of this commit, True of the other. Pairs change places (ABBA), so that what drifts
+    steadily harms neither side."""
+    if not request.pairs:
+        return [False] * request.repeat
+    return [other for pair in range(request.pairs) for other in ((True, False) if pair % 2 == 0 else (False, True))]
 
 
 def _rest(job: Job, workload: Workload, gpu: NvmlGpu, spoilt: Telemetry, cancelled: process.Cancelled) -> Retry:
@@ -265,16 +293,22 @@ def _rest(job: Job, workload: Workload, gpu: NvmlGpu, spoilt: Telemetry, cancell
     return Retry(first, round(job.past_s() - until_here_s, 1), "ran again" if found == "quiet" else found)
 
 
-def _run_once(job: Job, workload: Workload, cancelled: process.Cancelled) -> process.Ended:
-    """One fresh process, held to the week's promise."""
+def _run_once(job: Job, workload: Workload, cancelled: process.Cancelled, other: bool) -> process.Ended:
+    """One fresh process, held to the week's promise; `other`: of the commit that this one is compared with, whose promise may be
+    another and whose files nobody keeps."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.request.smoke else {}  # on a GPU machine, too, a smoke run is of the CPU
     # Caches of its own: else what an earlier process compiled makes a first compile look quick.
     with tempfile.TemporaryDirectory(prefix="sprintbench-", ignore_cleanup_errors=True) as caches:
+        out = Path(caches) / "out" if other else job.out
+        out.mkdir(exist_ok=True)
+        root = job.other if other and job.other else Path.cwd()
         ended = process.run_child(
-            job.request, job.out, "cpu" if job.request.smoke else "cuda", began=job.began,
+            job.request, out, "cpu" if job.request.smoke else "cuda", root=root, began=job.began,
             timeout_s=60 * (job.timeout_min or workload.timeout_min), cancelled=cancelled,
             environment={**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTHONUNBUFFERED": "1",
                          "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor", "TRITON_CACHE_DIR": f"{caches}/triton", **hidden})
+    if other:
+        return ended if ended.observed else replace(ended, message=f"the other commit: {ended.message}"[:400])
     if ended.observed is None:
         return ended
     try:

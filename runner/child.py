@@ -29,12 +29,13 @@ DISK_WORDS = ("No space left on device",)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the parent asks of its child; `report` is the pipe to answer through, `began` the parent's monotonic start."""
+    """What the parent asks of its child; `report` is where it opens the pipe to answer through, `began` the parent's monotonic
+    start."""
 
     request: Request
     out: str
     device: Literal["cuda", "cpu"]
-    report: int
+    report: str
     began: float
 
 
@@ -45,6 +46,10 @@ class Report:
     observed: Observed | None = None
     status: Status = "ok"
     message: str = ""
+
+
+# Between the answers of several ranks: the first counts.
+END = "\0"
 
 
 def say(began: float, line: str) -> None:
@@ -65,10 +70,14 @@ def failed(error: BaseException) -> Report:
     return Report(status="error", message=message)
 
 
+def tell(pipe: BinaryIO, report: Report) -> None:
+    pipe.write(f"{spec.dumps(report)}{END}".encode())
+    pipe.close()
+
+
 def tell_raised(pipe: BinaryIO, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """sys.excepthook of the child: the report to the parent, the traceback to the log."""
-    pipe.write(spec.dumps(failed(error)).encode())
-    pipe.close()
+    tell(pipe, failed(error))
     sys.__excepthook__(kind, error, trace)
 
 
@@ -79,14 +88,17 @@ def follow(lifeline: int, end: Callable[[], None]) -> None:
     end()
 
 
-def run_week(order: Order) -> Observed:
-    """Import the week and run it. What it raises passes through; SpecError where it returns anything but an Observed."""
+def run_week(order: Order) -> Observed | None:
+    """Import the week and run it. What it raises passes through; SpecError where it returns anything but an Observed. On several
+    GPUs this is one of torchrun's ranks, and only the first tells what was seen: the others return None."""
     week = order.request.week
     assert week is not None, "the parent asks for one week"
     folder = spec.discover()[week].folder
     seen = importlib.import_module(f"workloads.{folder}.run").run(Context(
         out=Path(order.out), device=order.device, smoke=order.request.smoke, batch=order.request.batch, gpus=order.request.gpus,
         profile=order.request.profile, progress=functools.partial(say, order.began)))
+    if seen is None and order.request.gpus > 1:
+        return None
     spec.check(isinstance(seen, Observed), f"{week}: run(ctx) returns an Observed, not {type(seen).__name__}")
     assert isinstance(seen, Observed)
     return seen
@@ -94,15 +106,13 @@ def run_week(order: Order) -> Observed:
 
 def main() -> None:
     order = spec.loads(Order, sys.argv[1])
-    os.set_inheritable(order.report, False)  # else a worker of the week would keep the pipe open
-    pipe = os.fdopen(order.report, "wb")
+    pipe = Path(order.report).open("wb")  # noqa: SIM115  it is closed by what is told, and a worker of the week does not get it
     sys.excepthook = functools.partial(tell_raised, pipe)
     faulthandler.enable()  # a crash, or a hang ended by SIGTERM, leaves its Python stack in the log
     faulthandler.register(signal.SIGTERM, chain=True)
     threading.Thread(target=follow, args=(0, functools.partial(os.killpg, os.getpgrp(), signal.SIGKILL)), daemon=True).start()
-    observed = run_week(order)
-    pipe.write(spec.dumps(Report(observed)).encode())
-    pipe.close()
+    if (observed := run_week(order)) is not None:
+        tell(pipe, Report(observed))
 
 
 if __name__ == "__main__":

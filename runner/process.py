@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Literal, TypeAlias
 
-from runner.child import Order, Report
+from runner.child import END, Order, Report
 from workloads import spec
 from workloads.spec import LOG_TAIL_CHARS, Observed, Request, SpecError, Status
 
@@ -62,23 +62,30 @@ class _Drain:
         return self.content.decode(errors="replace")
 
 
-def run_child(request: Request, out: Path, device: Literal["cuda", "cpu"], *, began: float, timeout_s: float,
+def run_child(request: Request, out: Path, device: Literal["cuda", "cpu"], *, root: Path, began: float, timeout_s: float,
               environment: Mapping[str, str], cancelled: Cancelled) -> Ended:
-    """Run the week in a fresh process (a group of its own), until it ends, takes `timeout_s`, or `cancelled` says so."""
+    """Run the week of the checkout `root` in a fresh process (a group of its own), until it ends, takes `timeout_s`, or `cancelled`
+    says so. On several GPUs it is torchrun's, with a rank for each; those it has no group of its own for end with their stdin."""
     receive, send = os.pipe()
-    order = Order(request, str(out), device, send, began)
-    with subprocess.Popen([sys.executable, "-m", "runner.child", spec.dumps(order)], env=dict(environment), pass_fds=(send,), bufsize=0,
+    # By its name and not inherited: torchrun hands nothing on.
+    order = Order(request, str(out.absolute()), device, f"/proc/{os.getpid()}/fd/{send}", began)
+    with subprocess.Popen([*_program(request.gpus), spec.dumps(order)], cwd=root, env=dict(environment), bufsize=0,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as child:
-        os.close(send)
         assert child.stdout is not None, "it is piped"
         log = _Drain(child.stdout, keep=4 * LOG_TAIL_CHARS, copy=sys.stderr.buffer)
         with os.fdopen(receive, "rb") as pipe:
             report = _Drain(pipe)
             stopped = wait(child, timeout_s, cancelled)
             _signal_group(child, signal.SIGKILL)  # what the week started ends with it
+            os.close(send)
             told, log_tail = report.text(), log.text()[-LOG_TAIL_CHARS:]
     status, message, observed = _verdict(child.returncode, told, stopped, timeout_s)
     return Ended(status, message, log_tail, observed)
+
+
+def _program(gpus: int) -> list[str]:
+    ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus), "-m"] if gpus > 1 else []
+    return [sys.executable, "-m", *ranks, "runner.child"]
 
 
 def wait(child: subprocess.Popen[bytes], timeout_s: float, cancelled: Cancelled, *,
@@ -123,7 +130,7 @@ def _verdict(code: int, told: str, stopped: Stopped | None, timeout_s: float) ->
     if code < 0:
         return "crashed", f"the process died of {signal.Signals(-code).name} ({signal.strsignal(-code)})", None
     try:
-        report = spec.loads(Report, told)
+        report = spec.loads(Report, told.partition(END)[0])
     except SpecError as error:
         lacking = f"a valid report: {error}" if told else "a report"
         return "error", spec.plain_text(f"the process ended (exit code {code}) without {lacking}"), None

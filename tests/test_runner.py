@@ -308,7 +308,6 @@ REFUSALS = [
     (("--request", "{}"), "--request: Request: command missing"),
     (("--request", '{"command": "help"}'), "--request: the runner runs one week, and nothing else"),
     (("--request", '{"command": "bench", "week": "all"}'), "--request: the runner runs one week, and nothing else"),
-    (("--request", '{"command": "bench", "week": "week03", "vs": 7}'), "--request: the runner runs one week, and nothing else"),
 ]
 
 
@@ -466,7 +465,7 @@ def test_no_second_try_where_none_is_wanted(lab: Path) -> None:
 
 
 def test_no_second_try_where_the_job_would_end_first(lab: Path) -> None:
-    done = run(lab, "week03", "--timeout-min", "81", **GPU, STAND_IN_GPU="hot once")
+    done = run(lab, "week03", "--timeout-min", "316", **GPU, STAND_IN_GPU="hot once")
     assert done.returncode == 0, done.stderr
     retry = result_in(lab).retry
     assert retry is not None
@@ -484,9 +483,12 @@ def test_the_runner_knows_when_its_job_ends() -> None:
 # ---------------------------------------------------------------------------------------------------- what it cost
 
 
-def test_gpu_time_and_its_price_are_in_the_result(lab: Path) -> None:
-    assert run(lab, "week03", "--gpus", "2", **GPU | {"CUDA_VISIBLE_DEVICES": "0,1"}, SPRINTBENCH_GPU_HOUR_PRICE="2.49 USD").returncode == 0
-    result = result_in(lab)
+@pytest.mark.slow
+def test_gpu_time_and_its_price_are_in_the_result(tmp_path: Path) -> None:
+    lay_out(tmp_path, "week06_*")
+    two = GPU | {"CUDA_VISIBLE_DEVICES": "0,1"}
+    assert run(tmp_path, "week06", "--gpus", "2", **two, SPRINTBENCH_GPU_HOUR_PRICE="2.49 USD").returncode == 0
+    result = result_in(tmp_path)
     assert result.gpu_seconds == round(2 * result.duration_s, 2) > 0
     assert result.price == spec.Price(2.49, "USD")
 
@@ -511,9 +513,10 @@ def test_a_bad_price_loses_no_job(lab: Path) -> None:
     assert "SPRINTBENCH_GPU_HOUR_PRICE is left out: price: above 0 for a GPU-hour" in done.stderr
 
 
-def test_more_gpus_than_there_are(lab: Path) -> None:
-    done = run(lab, "week03", "--gpus", "3", **GPU)
-    assert (done.returncode, done.stderr) == (2, "Error: 3 GPUs asked for, and this machine has 1\n")
+def test_more_gpus_than_there_are(tmp_path: Path) -> None:
+    lay_out(tmp_path, "week06_*")
+    done = run(tmp_path, "week06", "--gpus", "2", **GPU)
+    assert (done.returncode, done.stderr) == (2, "Error: 2 GPUs asked for, and this machine has 1\n")
 
 
 # ---------------------------------------------------------------------------------------------------- parts
@@ -561,3 +564,82 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("result.json", "old")]
+
+
+# ---------------------------------------------------------------------------------------------------- another commit, several GPUs
+
+
+VS = '{"command":"bench","week":"week03","smoke":true,"batch":%s,"gpus":1,"repeat":1,"profile":false,"vs":7,"dry_run":false,"runs":[]}'
+
+
+@pytest.fixture
+def older(lab: Path) -> Path:
+    """A checkout of another commit, beside the one that runs."""
+    folder_ = lab / "baseline"
+    folder_.mkdir()
+    lay_out(folder_, "week03_*")
+    (folder_ / "runner").symlink_to(REPO / "runner")
+    week = folder_ / "workloads" / "week03_honest"
+    week.unlink()
+    shutil.copytree(CASES / "weeks" / "week03_honest", week)
+    (week / "run.py").write_text((week / "run.py").read_text().replace('notes=(given,', 'notes=("the other commit",'))
+    git = ["git", "-C", str(folder_), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "Other"]):
+        subprocess.run([*git, *arguments], check=True)
+    return folder_
+
+
+@pytest.mark.slow
+def test_two_commits_take_turns(lab: Path, older: Path) -> None:
+    done = run(lab, "--request", VS % "null", "--run", "c9", "--baseline", "baseline")
+    assert done.returncode == 0, done.stderr
+    result = result_in(lab)
+    assert (len(result.observed), len(result.baseline)) == (6, 6)
+    assert {observed.notes[0] for observed in result.baseline} == {"the other commit"}
+    assert all(observed.notes[0].startswith("device cpu") for observed in result.observed)
+    assert len({observed.notes[1] for observed in (*result.observed, *result.baseline)}) == 12, "each is a process of its own"
+    head = subprocess.run(["git", "-C", str(older), "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert result.baseline_commit == head != result.commit
+    said = re.findall(r"process \d+ of 12(, of the other commit)?", done.stderr)
+    assert [bool(other) for other in said] == [True, False, False, True] * 3
+    assert names_in(lab) == ["notes.txt", "result.json"]
+
+
+def test_the_other_commit_may_fail(lab: Path, older: Path) -> None:
+    (older / "workloads" / "week03_honest" / "run.py").write_text("def run(ctx):\n    raise RuntimeError('old and broken')\n")
+    assert run(lab, "--request", VS % "null", "--run", "c9", "--baseline", "baseline").returncode == 1
+    result = result_in(lab)
+    assert result.failure is not None
+    assert (result.status, result.failure.message) == ("error", "the other commit: RuntimeError: old and broken")
+    assert (result.observed, result.baseline) == ((), ())
+
+
+def test_another_commit_that_is_not_there(lab: Path) -> None:
+    assert run(lab, "--request", VS % "null", "--run", "c9", "--baseline", "baseline").returncode == 1
+    result = result_in(lab)
+    assert result.failure is not None
+    assert result.failure.message == "--baseline holds no checkout of the commit that --vs names"
+
+
+@pytest.mark.slow
+def test_several_gpus_are_ranks_of_torchrun(tmp_path: Path) -> None:
+    lay_out(tmp_path, "week06_*")
+    done = run(tmp_path, "week06", "--smoke", "--gpus", "2")
+    assert done.returncode == 0, done.stderr
+    assert result_in(tmp_path).observed[0].metrics[0].estimate.value == 3.0
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_fails_the_run(tmp_path: Path) -> None:
+    lay_out(tmp_path, "week06_*")
+    done = run(tmp_path, "week06", "--smoke", "--gpus", "2", "--batch", "13")
+    assert done.returncode == 1
+    failure = result_in(tmp_path).failure
+    assert failure is not None
+    assert "the second rank has no luck" in done.stderr
+    assert failure.message.startswith(("RuntimeError: the second rank has no luck", "the process failed"))
+
+
+def test_more_gpus_than_a_week_can_use(lab: Path) -> None:
+    done = run(lab, "week03", "--smoke", "--gpus", "2")
+    assert (done.returncode, done.stderr) == (2, "Error: week03 can use 1 GPU and no more\n")
