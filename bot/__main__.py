@@ -134,17 +134,20 @@ def gate_() -> None:
     """Decide on a comment's event, in a GitHub Actions job.
 
     Reads $GITHUB_EVENT_PATH; asks GitHub whether the author may; answers the author; writes verdict, accepted, run, request,
-    request_id, issue, card, accept and legs to $GITHUB_OUTPUT.
+    request_id, issue, card, accept, legs and ledger to $GITHUB_OUTPUT.
     """
     told = Path(needed("GITHUB_OUTPUT"))
     found = gate.read(event(), setting("BOT_LOGIN", ACTIONS_BOT))
+    history = ""
     if isinstance(found, gate.Ask):
         job = actions()
         hub = job.hub()
         found = gate.answer(found, hub, discover(), job.where(found.issue, found.comment), job.workflow_run,
                             lambda: _branch_ledger(job, hub))
+        if found.run and job.branch != job.ref:
+            history = hub.head(job.branch)  # the GPU job looks there whether a run is changed
     with told.open("a", encoding="utf-8") as file:
-        file.write(found.outputs())
+        file.write(found.outputs() + f"ledger={history}\n")
     click.echo(f"{found.verdict}: {found.reason}")
 
 
@@ -152,11 +155,11 @@ def gate_() -> None:
 def report_() -> None:
     """Check, store and post what the GPU job left, in a GitHub Actions job.
 
-    Believes the gate's REQUEST, REQUEST_ID, ISSUE, NAME and CARD, and nothing in the zip under ARTIFACT before it was checked.
+    Believes the gate's REQUEST, REQUEST_ID, ISSUE, NAME and CARD, and nothing in the zips under ARTIFACT and SECOND before it was checked.
     A run that was accepted as a baseline is written down here too.
     """
     from bot import publish, store
-    from bot.artifact import Rejected, open_artifact
+    from bot.artifact import Rejected, open_artifact, open_second
 
     job = actions()
     request, run = loads(Request, needed("REQUEST")), needed("REQUEST_ID")
@@ -164,7 +167,7 @@ def report_() -> None:
     issue, comment = int(needed("ISSUE")), int(run.removeprefix("c"))
     where = job.where(issue, comment)
     _, _, one_of_many = needed("NAME").partition("/")
-    place = publish.Place(issue, int(needed("CARD")), comment, job.workflow_run, where, one_of_many, job.ref)
+    place = publish.Place(issue, int(needed("CARD")), comment, job.workflow_run, where, one_of_many, job.ref, setting("LOGIN", ""))
     hub, ledger = job.hub(), store.open_checkout(Path.cwd())
     # The checkout is of the comment's time; a command for all weeks has stored results since.
     ledger = store.catch_up(hub, job.branch, ledger) if job.branch != job.ref or one_of_many else ledger
@@ -185,8 +188,10 @@ def report_() -> None:
         return
     waited = publish.waited_s(gate.asked_at(event()), checked.result.started)
     place = dataclasses.replace(place, where=dataclasses.replace(where, queued_s=waited))
+    again = [path for path in Path(needed("SECOND")).glob("*") if path.is_file()]
+    second = open_second(again[0], workloads[request.week or ""], request, run, job.commit) if again else None
     try:
-        ledger = publish.publish(hub, job.branch, ledger, checked, workloads, place, job.board(hub))
+        ledger = publish.publish(hub, job.branch, ledger, checked, workloads, place, job.board(hub), second)
     except HubError:
         raise  # the card still says that the run waits, and this job, run again, goes on from where it stopped
     except Exception:
@@ -212,6 +217,27 @@ def watch_() -> None:
     sleep = time.sleep if not job.fast else lambda _: time.sleep(0.5)
     looked = watch.watch(hub, _branch_ledger(job, hub), ask.request_id, ask.login, job.where(ask.issue, ask.comment), sleep)
     click.echo(f"looked {looked} times; {hub.calls} API calls")
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="The run's folder.")
+@click.option("--ledger", "root", type=click.Path(path_type=Path, file_okay=False), default=Path(),
+              help="A checkout whose results/ are the history.  [default: this folder]")
+def again(out: Path, root: Path) -> None:
+    """Say whether a run looks changed, so that it is measured once more, in a GitHub Actions job.
+
+    Writes again=true or again=false to $GITHUB_OUTPUT. Nobody is told of a change before a second run has decided.
+    """
+    from bot import history, store
+
+    told = Path(needed("GITHUB_OUTPUT"))
+    result, workload = _result(out)
+    known = store.open_ledger(root).history(result)
+    seen = None if result.baseline else history.change(workload, result, known.earlier, known.accepted)
+    wanted = seen is not None and "suspected" in seen.kind
+    with told.open("a", encoding="utf-8") as file:
+        file.write(f"again={'true' if wanted else 'false'}\n")
+    click.echo(f"{result.run}: {seen.kind if seen else 'nothing to compare with'}")
 
 
 @cli.command("kickoff")

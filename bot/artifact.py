@@ -12,12 +12,14 @@ import io
 import json
 import re
 import stat
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bot.history import second_name
 from workloads.spec import ACTIVE_TEXT, FILE, Request, Result, SpecError, Unit, Workload, check_kept, loads
 
 MIB = 2**20
@@ -61,6 +63,17 @@ def open_artifact(zip_path: Path, workload: Workload, request: Request, run: str
     _need(result.request == request, "the result is of another request")
     _need(result.commit == commit, "the result is of another commit")
     return checked
+
+
+def open_second(zip_path: Path, workload: Workload, request: Request, run: str, commit: str) -> Checked | None:
+    """The second run of a request, made where the first looked changed. It decides whether a change is confirmed and nothing else,
+    so one that is not taken for a result is as good as none; None then, and where it did not end well."""
+    try:
+        checked = open_artifact(zip_path, workload, request, second_name(run), commit)
+    except Rejected as reason:
+        sys.stderr.write(f"the second run is left out: {reason}\n")
+        return None
+    return checked if checked.result.status == "ok" else None
 
 
 def open_directory(folder: Path, workload: Workload) -> Checked:

@@ -13,6 +13,7 @@ from bot.report import Where, code, command, link, marker
 from workloads.spec import Request, SpecError, dumps, loads
 
 WAITS = "It waits for a GPU runner; nothing more needs to be done."
+LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})", re.ASCII)
 Leg = tuple[str, str, str]
 
 
@@ -34,6 +35,11 @@ def accepted_card(week: str, run: str, machine: str, where: Where) -> str:
     url = where.url("tree", where.branch, "results", week, run)
     return (f"### {week} · {link(run, url)} is the new baseline\n\nFrom now on, runs of {week} on {machine} with the same options are "
             f"compared with {run} and with what comes after it. Older runs stay where they are.\n")
+
+
+def ring(login: str, text: str) -> str:
+    """`text` to a person, so that GitHub tells them; without a mention where `login` is none that GitHub gives."""
+    return f"@{login}: {text}" if LOGIN.fullmatch(login) else text
 
 
 def every_week_card(legs: Sequence[Leg], where: Where) -> str:

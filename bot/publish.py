@@ -16,13 +16,13 @@ from bot import store
 from bot.acceptance import judge
 from bot.artifact import Checked
 from bot.board import Board, reached
-from bot.cards import accepted_card, every_week_card, waits_for
+from bot.cards import accepted_card, every_week_card, ring, waits_for
 from bot.checklist import checks_tick, tick, ticks
 from bot.errors import HubRefused
 from bot.hub import Hub, HubIssue
 from bot.kickoff import next_week, week_of
 from bot.opening import open_issue
-from bot.report import Where, gpu_text, report, state_text
+from bot.report import Where, gpu_text, notice, report, state_text
 from bot.store import Ledger
 from workloads.plan import planned
 from workloads.spec import Request, Result, Workload
@@ -34,7 +34,7 @@ GONE = (404, 410)
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where the answer to a command goes: its issue, the card on it, the command's comment, and the Actions run that answers.
-    `week` is that of the card where the command was for all of them, `branch` the default branch."""
+    `week` is that of the card where the command was for all of them, `branch` the default branch, `login` who asked."""
 
     issue: int
     card: int
@@ -43,6 +43,7 @@ class Place:
     where: Where
     week: str = ""
     branch: str = "main"
+    login: str = ""
 
     @property
     def request_id(self) -> str:
@@ -55,10 +56,12 @@ class Place:
 
 
 def publish(hub: Hub, branch: str, ledger: Ledger, checked: Checked, workloads: Mapping[str, Workload], place: Place,
-            board: Board | None = None) -> Ledger:
+            board: Board | None = None, second: Checked | None = None) -> Ledger:
     """Store a checked result, tick what it proves, mark the command as done and turn the card into its report; the ledger
-    with it. Raises HubRefused, after every step was tried, where one may not be done."""
-    ledger = store.put(hub, branch, ledger, checked, workloads)
+    with it. `second` is the run that was made again where the first looked changed; it is stored first, for what is said of the
+    first depends on it. Raises HubRefused, after every step was tried, where one may not be done."""
+    for one in filter(None, (second, checked)):
+        ledger = store.put(hub, branch, ledger, one, workloads)
     # What the ledger holds is shown: of a run that was run again, the result that ended well stays.
     held = ledger.find(checked.result.run, checked.result.week) or checked.result
     announce(hub, branch, ledger, held, workloads, place, board)
@@ -75,6 +78,7 @@ def announce(hub: Hub, branch: str, ledger: Ledger, result: Result, workloads: M
           lambda: hub.react(place.comment, "rocket" if result.status == "ok" else "confused"),
           lambda: _show(hub, place, text),
           lambda: _sum_up(hub, place, ledger, workloads),
+          lambda: _alert(hub, place, notice(workload, result, ledger.history(result))),
           lambda: board.move(place.issue, reached(workload, result), workload.key) if board else None)
 
 
@@ -142,6 +146,13 @@ def _tick(hub: Hub, place: Place, workload: Workload, result: Result) -> None:
     hub.edit_issue_body(place.issue, change)
     if week_of(seen[-1].title, seen[-1].body) != workload.key and (number := hub.week_issues().get(workload.key)):
         hub.edit_issue_body(number, change)
+
+
+def _alert(hub: Hub, place: Place, text: str) -> None:
+    """The one short reply that rings the person who asked; a command gets at most one, whatever it is for (bot.watch)."""
+    name = f"{place.request_id}/notice"
+    if text and hub.find_card(place.issue, name) is None:
+        hub.post_card(place.issue, name, place.workflow_run, ring(place.login, text))
 
 
 def _sum_up(hub: Hub, place: Place, ledger: Ledger, workloads: Mapping[str, Workload]) -> None:

@@ -451,6 +451,15 @@ def _news(workload: Workload, result: Result, told: Change | None, versus: Paire
     return f"{word} {_moved(workload.headline, told)}", then.get(told.kind, "")
 
 
+def notice(workload: Workload, result: Result, history: History) -> str:
+    """One sentence for the person who waits where a run got worse and a second one agreed; "" for any other."""
+    told = None if result.baseline else change(workload, result, history.earlier, history.accepted, history.second)
+    if told is None or told.kind != "confirmed_regression":
+        return ""
+    return (f"{workload.key} got worse, and a second run agrees: {workload.headline.text} is {_moved(workload.headline, told)} than the "
+            f"median of {told.n} runs. `/accept {result.run}` makes it the new baseline.")
+
+
 def _versus(result: Result) -> str:
     return f"c{result.request.vs}" if result.request.vs else "the baseline"
 

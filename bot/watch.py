@@ -6,11 +6,10 @@ what has changed, and never writes over a report: a card that waits no more is l
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from bot.cards import queued_card, waits_for
+from bot.cards import queued_card, ring, waits_for
 from bot.control import LONG_WAIT_S, Standing, last_seen, line, past_s, recent
 from bot.hub import Card, Hub
 from bot.report import Where, duration_text
@@ -20,7 +19,6 @@ FIRST_S = 20.0  # GitHub asks for no more edits than that
 SLOWER = 1.5
 SLOWEST_S = 300.0
 LONGEST_S = 50 * 60.0  # then the sweep goes on
-LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})", re.ASCII)
 
 
 def watch(hub: Hub, held: Ledger, request_id: str, login: str, where: Where, sleep: Callable[[float], None]) -> int:
@@ -78,10 +76,10 @@ def remind(hub: Hub, now: datetime, held: Ledger, one: Standing, login: str, car
     """The one short reply that rings the person who waits. A command gets at most one, whatever it is for."""
     card = one.run.card
     name = f"{card.request_id}/notice"
-    if any(other.name == name for other in cards) or not LOGIN.fullmatch(login):
+    if any(other.name == name for other in cards):
         return
     ahead = f"{one.place - 1} run{'s are' if one.place > 2 else ' is'} ahead of it." if one.place > 1 else \
         f"Nothing is ahead of it, so see that a GPU runner is online. {last_seen(held)}"
-    hub.post_card(card.issue, name, card.workflow_run,
-                  f"@{login}: {card.request_id} has waited {duration_text(past_s(now, one.since))} for a GPU runner. {ahead} "
-                  f"`/cancel {card.request_id}` takes it out of the queue.")
+    hub.post_card(card.issue, name, card.workflow_run, ring(login, (
+        f"{card.request_id} has waited {duration_text(past_s(now, one.since))} for a GPU runner. {ahead} "
+        f"`/cancel {card.request_id}` takes it out of the queue.")))

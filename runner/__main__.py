@@ -59,6 +59,7 @@ class Job:
     visible: str | None
     price: Price | None
     rest_s: float
+    rest_first: bool
     other: Path | None
     began: float
     started: str
@@ -102,6 +103,7 @@ class Try:
               help="Minutes after which a process is stopped.  [default: the week's own]")
 @click.option("--rest-min", type=click.FloatRange(0, 60), default=5.0, show_default=True, metavar="N",
               help="Minutes for the GPU to get cool and alone after a run that it made invalid; then comes the one second try. 0: none.")
+@click.option("--rest-first", is_flag=True, help="Wait before the run, too, until the GPU is cool and alone, at most --rest-min.")
 @click.option("--run", metavar="ID", help="The result's name: c<comment id>, or r<time>.  [default: r and the time in UTC]")
 @click.option("--spool", "kept", type=click.Path(path_type=Path), envvar="SPRINTBENCH_SPOOL", metavar="DIR",
               help="Keep a copy here too, which outlives this job.  [default: $SPRINTBENCH_SPOOL; none where that is unset]")
@@ -110,7 +112,7 @@ class Try:
 @click.option("--request", "line", metavar="JSON",
               help="WEEK and its options as the one line that `bench gate` writes. What only this machine sees then ends in a result, too.")
 def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int | None, repeat: int | None, profile: bool,
-         baseline: Path | None,
+         baseline: Path | None, rest_first: bool,
          timeout_min: float | None, rest_min: float, run: str | None, kept: Path | None, line: str | None) -> None:
     """Run WEEK (week01 to week16) in a child process and write DIR/result.json: numbers, or why there are none.
 
@@ -134,8 +136,7 @@ def main(week: str | None, out: Path, smoke: bool, batch: int | None, gpus: int 
     if not spec.RUN.fullmatch(run):
         raise CannotRun("--run: c<comment id>, or r<time> as in r20261123154922")
     job = Job(request, out, run, timeout_min, _commit(), os.environ.get("CUDA_VISIBLE_DEVICES"), _price(began, lenient=line is not None),
-              60 * rest_min, baseline.absolute() if baseline and request.pairs and (baseline / "runner" / "child.py").is_file() else None,
-              began, f"{started:%Y-%m-%dT%H:%M:%SZ}")
+              60 * rest_min, rest_first, _checkout(baseline) if request.pairs else None, began, f"{started:%Y-%m-%dT%H:%M:%SZ}")
     if line is None and (hindrance := _hindrance(request, machine.describe(job.visible))):
         raise CannotRun(hindrance)
     signals: list[int] = []
@@ -217,6 +218,10 @@ def _commit_of(root: Path) -> str:
     return said if spec.COMMIT.fullmatch(said) else ""
 
 
+def _checkout(folder_: Path | None) -> Path | None:
+    return folder_.absolute() if folder_ and (folder_ / "runner" / "child.py").is_file() else None
+
+
 def _price(began: float, *, lenient: bool) -> Price | None:
     """What a GPU-hour costs here. What cannot be read as a price is refused, or, where `lenient`, only said: no run is lost for it."""
     said = os.environ.get("SPRINTBENCH_GPU_HOUR_PRICE", "").strip()
@@ -242,6 +247,8 @@ def _carry_out(job: Job, cancelled: process.Cancelled) -> Result:
     say(job.began, f"{workload.key} {workload.plan.title}: {'smoke run on the CPU' if job.request.smoke else here.gpu}, run {job.run}")
     with machine.open_nvml(job.visible) as nvml:
         gpu = NvmlGpu(nvml.binding, nvml.gpus[0]) if nvml and nvml.gpus and not job.request.smoke else None
+        if gpu and job.rest_first:
+            say(job.began, f"the GPU is {rest(gpu, job.rest_s, cancelled)}")
         one, retry = _try(job, workload, gpu, cancelled), None
         if gpu and one.ended.status == "ok" and one.telemetry and spec.passing(one.telemetry) and job.rest_s:
             retry = _rest(job, workload, gpu, one.telemetry, cancelled)

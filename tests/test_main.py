@@ -105,7 +105,7 @@ def accepted(localhub: Any, job: dict[str, str], body: str = "/bench week01") ->
     folder = Path(job["GITHUB_OUTPUT"]).parent / "artifact"
     [leg] = json.loads(told["legs"])
     return {**job, "REQUEST": leg["request"], "REQUEST_ID": told["request_id"], "ISSUE": told["issue"], "NAME": leg["name"],
-            "CARD": leg["card"], "JOB_RESULT": "success", "ARTIFACT": str(folder)}
+            "CARD": leg["card"], "JOB_RESULT": "success", "ARTIFACT": str(folder), "SECOND": str(folder.with_name("second"))}
 
 
 def leave(env: dict[str, str], made: Run) -> None:

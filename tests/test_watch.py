@@ -123,7 +123,8 @@ def test_only_an_account_is_rung(scene: Scene, login: str) -> None:  # noqa: F81
     asked = scene.say("/bench")
     age(scene, asked, 15)
     look(scene, asked, login)
-    assert len(bodies(scene)) == 1
+    assert "@" not in bodies(scene)[1]
+    assert f"{asked.request_id} has waited 15 min" in bodies(scene)[1]
 
 
 def test_watching_ends_with_the_run(scene: Scene) -> None:  # noqa: F811
@@ -188,4 +189,4 @@ def test_a_command_whose_author_is_gone_rings_nobody(scene: Scene) -> None:  # n
     comments: list[Any] = scene.local.hub.issues[0].comments
     comments[:] = [comment for comment in comments if comment.user.login == BOT]
     assert tend(scene.hub, scene.held, WHERE) == 0
-    assert len(bodies(scene)) == 1
+    assert ["@" in body for body in bodies(scene)] == [False, False]
