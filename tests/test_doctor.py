@@ -532,6 +532,12 @@ def test_workflows_that_may_not_be_seen(sprint: Any) -> None:
 # ---------------------------------------------------------------------------------------------------- the command
 
 
+def test_the_page_speaks_of_every_finding() -> None:
+    page = (REPO / "docs" / "doctor.md").read_text()
+    names = {what.removeprefix("GPU ").removesuffix(".yml").split(" of ")[0] for _, what, _, _ in (*MACHINE, *REPOSITORY)}
+    assert {name for name in names if name not in page and not name.startswith("week")} == set()
+
+
 FOUND = (Finding("machine", "green", "git", "git version 2.43.0"), Finding("machine", "red", "GPU", "none", "nvidia-smi"),
          Finding("repository", "amber", "token", "may read only", "gh auth login"))
 
