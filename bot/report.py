@@ -308,6 +308,8 @@ def _advice(result: Result, verdicts: Sequence[Verdict], then: str) -> str:
         return "next: run it in full"
     if validity(result)[0] != "invalid" and result.request.batch is not None:
         return "next: run it without a batch size"
+    if result.telemetry and result.telemetry.ecc_errors:
+        return "next: see to the GPU, its memory fails (bench doctor)"
     if hold_back(result):
         return "next: run it again once the machine is quiet"
     if then:

@@ -42,7 +42,7 @@ H100 = Gpu("NVIDIA H100 80GB HBM3", 81559, 1980, 345, 0, 34, 551, 0x1, 0, 0, Tru
 AGREES = RoundTrip("2.11.0+cu130", "13.0", "NVIDIA H100 80GB HBM3", 3e-16)
 WEEK01 = Week("week01", (("torch>=2.11", "2.11.0", True), ("timm>=1.0.20", "1.0.22", True)))
 WELL = Facts("3.12.3", "/opt/sprintbench/bin/python", "", "", Gpus("580.159.03", (H100,)), Torch("done", AGREES), "/usr/bin/gcc", "",
-             "git version 2.43.0", (Disk("/work", 800.0, 10**7),), Spool("/var/spool/bench"), (WEEK01,))
+             "git version 2.43.0", (Disk("/srv", 800.0, 10**7),), Spool("/var/spool/bench"), (WEEK01,))
 
 
 def with_gpu(**changes: Any) -> Facts:
@@ -75,7 +75,7 @@ def test_a_machine_that_is_well_is_green_all_over() -> None:
         "torch and CUDA: torch 2.11.0+cu130, CUDA 13.0: a product on NVIDIA H100 80GB HBM3 agrees with the CPU's",
         "C compiler: /usr/bin/gcc, with Python's headers",
         "git: git version 2.43.0",
-        "disk of /work: 800.0 GiB free, 10,000,000 inodes",
+        "disk of /srv: 800.0 GiB free, 10,000,000 inodes",
         "spool: /var/spool/bench can be written, 0 entries",
         "Python: 3.12.3, /opt/sprintbench/bin/python",
         "week01: can run here: torch 2.11.0, timm 1.0.22"]
@@ -117,11 +117,11 @@ MACHINE: list[tuple[Facts, str, str, str]] = [
     (having(compiler=""), "C compiler", "red", "none, and Triton builds with one"),
     (having(builds="fatal error: Python.h: No such file or directory"), "C compiler", "red", "Python.h: No such file"),
     (having(git=""), "git", "red", "none"),
-    (having(disks=(Disk("/work", 4.9, 10**7),)), "disk of /work", "red", "4.9 GiB free, 10,000,000 inodes: too little for a run"),
-    (having(disks=(Disk("/work", 19.9, None),)), "disk of /work", "amber", "19.9 GiB free: little"),
-    (having(disks=(Disk("/work", 800.0, 9_999),)), "disk of /work", "red", "9,999 inodes: too little"),
-    (having(disks=(Disk("/work", 800.0, 99_999),)), "disk of /work", "amber", "99,999 inodes: little"),
-    (having(disks=(Disk("/work", 800.0, None),)), "disk of /work", "green", "800.0 GiB free"),
+    (having(disks=(Disk("/srv", 4.9, 10**7),)), "disk of /srv", "red", "4.9 GiB free, 10,000,000 inodes: too little for a run"),
+    (having(disks=(Disk("/srv", 19.9, None),)), "disk of /srv", "amber", "19.9 GiB free: little"),
+    (having(disks=(Disk("/srv", 800.0, 9_999),)), "disk of /srv", "red", "9,999 inodes: too little"),
+    (having(disks=(Disk("/srv", 800.0, 99_999),)), "disk of /srv", "amber", "99,999 inodes: little"),
+    (having(disks=(Disk("/srv", 800.0, None),)), "disk of /srv", "green", "800.0 GiB free"),
     (having(spool=None), "spool", "amber", "a result is lost with the connection of its job"),
     (having(spool=Spool("/spool", "Permission denied")), "spool", "red", "/spool cannot be written: Permission denied"),
     (having(spool=Spool("/spool", "", 3, 30.2)), "spool", "amber", "3 entries, the oldest 30 hours old, and nobody fetched it"),
@@ -530,6 +530,12 @@ def test_workflows_that_may_not_be_seen(sprint: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_page_speaks_of_every_finding() -> None:
+    page = (REPO / "docs" / "doctor.md").read_text()
+    names = {what.removeprefix("GPU ").removesuffix(".yml").split(" of ")[0] for _, what, _, _ in (*MACHINE, *REPOSITORY)}
+    assert {name for name in names if name not in page and not name.startswith("week")} == set()
 
 
 FOUND = (Finding("machine", "green", "git", "git version 2.43.0"), Finding("machine", "red", "GPU", "none", "nvidia-smi"),

@@ -191,6 +191,7 @@ def test_several_gpus_and_another_process_are_counted():
     ("changes", "words"),
     [
         ({"ecc_errors": 2}, "**INVALID: 2 uncorrected ECC errors.** Nothing of this run is judged. "),
+        ({"ecc_errors": 2}, " · next: see to the GPU, its memory fails (bench doctor)\n"),
         ({"ecc_errors": 2}, ", 2 ECC errors, no other processes; "),
         ({"ecc_errors": 1}, ", 1 ECC error, no other processes; "),
         ({"ecc_errors": 0}, ", no ECC errors, no other processes; "),

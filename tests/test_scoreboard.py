@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from golden import WORKLOAD, stored
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.scoreboard import PREFACE, page, render
@@ -108,6 +108,7 @@ def test_gpu_time_and_cost_are_summed_by_week_and_in_all():
     assert "GPU time" not in render({"week01": RUNS[2:3]}, WORKLOADS)
 
 
+@settings(deadline=None)
 @given(st.permutations(range(len(RUNS))))
 def test_the_order_of_runs_does_not_matter(places: list[int]):
     assert render({"week01": [RUNS[place] for place in places]}, WORKLOADS) == render({"week01": RUNS}, WORKLOADS)
