@@ -3,8 +3,8 @@
 The runs are made up, as those of benchmarks/ledger.py are, on two models of GPU; one in twenty is a smoke run, one has failed, one
 is invalid. All are of one week, which is the worst case for its page. Building is one process on one core, from reading every
 result.json strictly to the last byte of the site; its time is process time. A page is usable when its table is there, its script
-has run and its first chart is drawn, on the clock of the wall from the start of the navigation, in a browser that is
-already up, from disk, with an empty cache.
+has run and its first chart is drawn, on the clock of the wall from the start of the navigation, in a browser that is already up,
+from disk, with an empty cache. Beside it stands what the page's main thread worked until then: that part does not wait for others.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ BUSY = Telemetry(0.5, 600, 1980, 1755, 1980, 61, 512.4, 688.1, 61_234, (), 2)
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """One ledger: its runs, process seconds to read and to build, bytes of the site and of the week's data, and seconds until
-    the index and the week's page are usable, one for each visit."""
+    the index and the week's page are usable, one (on the wall, of the main thread) for each visit."""
 
     runs: int
     read_s: float
     build_s: float
     site_bytes: int
     week_bytes: int
-    index_s: tuple[float, ...]
-    week_s: tuple[float, ...]
+    index_s: tuple[tuple[float, float], ...]
+    week_s: tuple[tuple[float, float], ...]
 
 
 def varied(number: int) -> Result:
@@ -87,25 +87,33 @@ def trial(runs: int, browser: Browser) -> Row:
         return Row(runs, read - start, end - read, sum(map(len, made.values())), len(made[f"data/{WEEK}.js"]), index, week)
 
 
-def visit(browser: Browser, path: Path, *usable: str) -> float:
-    """Seconds until each of the selectors `usable` is found in the page, and a frame was drawn since."""
+def visit(browser: Browser, path: Path, *usable: str) -> tuple[float, float]:
+    """Seconds until each of the selectors `usable` is found in the page, and a frame was drawn since: on the wall, and of work
+    by the page's main thread."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
+    devtools = context.new_cdp_session(page)
+    devtools.send("Performance.enable")
     start = time.perf_counter()
     page.goto(path.as_uri(), wait_until="commit")
     for selector in usable:
         page.locator(selector).first.wait_for(state="attached")
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     taken = time.perf_counter() - start
+    worked = next(metric["value"] for metric in devtools.send("Performance.getMetrics")["metrics"] if metric["name"] == "ThreadTime")
     context.close()
-    return taken
+    return taken, float(worked)
+
+
+def medians(visits: tuple[tuple[float, float], ...]) -> tuple[float, float]:
+    return statistics.median(wall for wall, _ in visits), statistics.median(work for _, work in visits)
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| runs | read and judge, s | build, s | site, MB | week's data, MB | index usable, s | week usable, s |",
+    lines = ["| runs | read and judge, s | build, s | site, MB | week's data, MB | index usable (work), s | week usable (work), s |",
              "|---:|---:|---:|---:|---:|---:|---:|"]
     lines += [f"| {r.runs:,} | {r.read_s:.2f} | {r.build_s:.2f} | {r.site_bytes / 1e6:.2f} | {r.week_bytes / 1e6:.2f} | "
-              f"{statistics.median(r.index_s):.2f} | {statistics.median(r.week_s):.2f} |" for r in rows]
+              + " | ".join("{:.2f} ({:.2f})".format(*medians(visits)) for visits in (r.index_s, r.week_s)) + " |" for r in rows]
     return "\n".join(lines)
 
 
@@ -130,7 +138,7 @@ def main(sizes: tuple[int, ...], out: Path) -> None:
     out.write_text(json.dumps(told, indent=1) + "\n")
     click.echo(table(rows))
     last = rows[-1]
-    if last.read_s + last.build_s >= BUILD_BAR_S or max(statistics.median(last.index_s), statistics.median(last.week_s)) >= USABLE_BAR_S:
+    if last.read_s + last.build_s >= BUILD_BAR_S or max(medians(last.index_s)[0], medians(last.week_s)[0]) >= USABLE_BAR_S:
         sys.exit(1)
 
 

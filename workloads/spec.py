@@ -77,8 +77,8 @@ def check_finite(values: Sequence[float], where: str) -> None:
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    check(not twice, f"{where}: {', '.join(twice)} given twice")
+    if len(set(names)) < len(names):
+        raise SpecError(f"{where}: {', '.join(name for name, count in Counter(names).items() if count > 1)} given twice")
 
 
 # ---------------------------------------------------------------------------------------------------- numbers
@@ -716,34 +716,51 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @functools.cache
-def _fields(kind: type) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields of a dataclass with their types, and the names of those that have no default."""
+def _fields(kind: type) -> tuple[dict[str, tuple[Any, _Shape]], tuple[str, ...]]:
+    """The fields of a dataclass with their types and shapes, and the names of those that have no default."""
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
-    return {f.name: hints[f.name] for f in fields}, tuple(f.name for f in fields if f.default is dataclasses.MISSING)
+    return ({f.name: (hints[f.name], _shape(hints[f.name])) for f in fields},
+            tuple(f.name for f in fields if f.default is dataclasses.MISSING))
 
 
-def _decode(kind: Any, plain: Any, where: str) -> Any:
-    if type(plain) is kind and kind in (str, bool):  # most of what is left; the rest goes the long way
-        return plain
+_Shape = tuple[Literal["class", "literal", "union", "tuple", "plain"], tuple[Any, ...]]
+
+
+def _shape(kind: Any) -> _Shape:
+    """What to do for a type, and its arguments. A class looks it up once a field: asking a type itself takes longer than reading."""
     if dataclasses.is_dataclass(kind):
-        check(isinstance(plain, dict), f"{where}: an object is needed")
-        hints, required = _fields(typing.cast(type, kind))
-        unknown = [key for key in plain if key not in hints]
-        check(not unknown, f"{where}: {len(unknown)} unknown fields")
-        missing = [name for name in required if name not in plain]
-        check(not missing, f"{where}: {', '.join(missing)} missing")
-        return typing.cast(type, kind)(**{key: _decode(hints[key], value, f"{where}.{key}") for key, value in plain.items()})
+        return "class", ()
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
+        return "literal", arguments
+    if origin in (typing.Union, types.UnionType):
+        return "union", arguments
+    return ("tuple", arguments) if origin is tuple else ("plain", ())
+
+
+def _decode(kind: Any, plain: Any, where: str, shape: _Shape | None = None) -> Any:
+    if type(plain) is kind and kind in (str, bool):  # most of what is left; the rest goes the long way
+        return plain
+    form, arguments = shape or _shape(kind)
+    if form == "class":
+        check(isinstance(plain, dict), f"{where}: an object is needed")
+        hints, required = _fields(typing.cast(type, kind))
+        if unknown := [key for key in plain if key not in hints]:
+            raise SpecError(f"{where}: {len(unknown)} unknown fields")
+        if missing := [name for name in required if name not in plain]:
+            raise SpecError(f"{where}: {', '.join(missing)} missing")
+        read = {key: _decode(hints[key][0], value, f"{where}.{key}", hints[key][1]) for key, value in plain.items()}
+        return typing.cast(type, kind)(**read)
+    if form == "literal":
         check(any(plain == a and type(plain) is type(a) for a in arguments), f"{where}: one of {', '.join(map(repr, arguments))} is needed")
         return plain
-    if origin in (typing.Union, types.UnionType):
+    if form == "union":
         if plain is None and type(None) in arguments:
             return None
         fitting = [a for a in arguments if _fits(a, plain)]
         check(bool(fitting), f"{where}: a value of another type is needed")
         return _decode(fitting[0], plain, where)
-    if origin is tuple:
+    if form == "tuple":
         check(isinstance(plain, list), f"{where}: a list is needed")
         if arguments == (float, Ellipsis) and all(type(item) in (int, float) and abs(item) < 1e300 for item in plain):
             return tuple(map(float, plain))  # raw samples, most of every result; what is none of them is named below
