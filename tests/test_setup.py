@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from test_minter import REGISTER, ok, serve
 
 slow = pytest.mark.slow  # each machine takes most of a minute: real virtual environments, and questions that hang
 
@@ -57,12 +58,12 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
 # Everything that is mounted here goes with the namespace.
 MACHINE = r"""
 set -euo pipefail
-work=$1 python=$2
+work=$1 python=$2 start=$3
 mount -t tmpfs -o size=64g tmpfs "$work/disk"
 mkdir "$work"/disk/{upper,inner,machine}
 mount -t overlay overlay -o "lowerdir=/,upperdir=$work/disk/upper,workdir=$work/disk/inner" "$work/disk/machine"
 cd "$work/disk/machine"
-mount --rbind /proc proc
+mount -t proc proc proc
 for place in dev tmp run srv; do mount -t tmpfs tmpfs "$place"; done
 for device in null:3 zero:5 random:8 urandom:9; do mknod -m 666 "dev/${device%:*}" c 1 "${device#*:}"; done
 ln -s /proc/self/fd dev/fd
@@ -77,7 +78,7 @@ cp "$work/runner.tar.gz" "$work/steps.sh" srv
 export PATH=/usr/local/stand-ins:/usr/sbin:/usr/bin:/sbin:/bin STAND_IN_STATE=/run/state STAND_IN_FILE=/run/gpu
 unset PYTHONPATH PYTHONHOME
 mount --bind "$work/disk/upper" srv/report/upper
-chroot . /bin/bash /srv/steps.sh
+eval "$start"
 """
 STEPS = r"""
 set -uo pipefail
@@ -98,7 +99,7 @@ step() { # step NAME COMMAND...: its output and its exit code
 """
 
 LAST_STEPS = """
-cp -r /run/state /srv/report/state
+cp -r /run/state /srv/report/state 2>/dev/null
 chmod -R a+rX /srv/report/*.* /srv/report/state
 """
 
@@ -144,14 +145,28 @@ def tool(name: str, package: str) -> str:
     return path
 
 
-def runner_tarball(path: Path) -> str:
+def runner_tarball(path: Path, run_sh: str) -> str:
     """Something like the Actions runner; its SHA-256."""
     with tarfile.open(path, "w:gz") as archive:
-        for name, content in (("run.sh", RUN_SH), ("bin/Runner.Listener", "#!/bin/sh\n"), ("externals/node", "")):
+        for name, content in (("run.sh", run_sh), ("bin/Runner.Listener", "#!/bin/sh\n"), ("externals/node", "")):
             entry = tarfile.TarInfo(f"./{name}")
             entry.size, entry.mode, entry.uid = len(content), 0o755, 1001
             archive.addfile(entry, io.BytesIO(content.encode()))
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def lay_out(work: Path, steps: str, run_sh: str = RUN_SH) -> None:
+    """The machine's parts in `work`, and its steps. In them $SHA is the checksum of the runner that this network has."""
+    for name in ("disk", "report/upper"):
+        (work / name).mkdir(parents=True)
+    shutil.copytree(STAND_INS, work / "stand-ins")
+    checkout = work / "checkout"
+    shutil.copytree(SETUP, checkout / "runner" / "setup")
+    (checkout / "pyproject.toml").write_text(PYPROJECT)
+    (checkout / "backend.py").write_text(BACKEND)
+    (checkout / "constraints.txt").write_text("")
+    sha = runner_tarball(work / "runner.tar.gz", run_sh)
+    (work / "steps.sh").write_text(f"SHA={sha}\n{STEPS}\n{steps}\n{LAST_STEPS}")
 
 
 Play = Callable[[str], Machine]
@@ -159,23 +174,14 @@ Play = Callable[[str], Machine]
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
-    """Runs steps on a fresh machine. In them $SHA is the checksum of the runner that this network has."""
+    """Runs steps on a fresh machine."""
     sudo = as_root()
 
     def played(steps: str) -> Machine:
         work = tmp_path_factory.mktemp("machine")
-        for name in ("disk", "report/upper"):
-            (work / name).mkdir(parents=True)
-        shutil.copytree(STAND_INS, work / "stand-ins")
-        checkout = work / "checkout"
-        shutil.copytree(SETUP, checkout / "runner" / "setup")
-        (checkout / "pyproject.toml").write_text(PYPROJECT)
-        (checkout / "backend.py").write_text(BACKEND)
-        (checkout / "constraints.txt").write_text("")
-        sha = runner_tarball(work / "runner.tar.gz")
-        (work / "steps.sh").write_text(f"SHA={sha}\n{STEPS}\n{steps}\n{LAST_STEPS}")
+        lay_out(work, steps)
         done = subprocess.run([*sudo, "unshare", "--mount", "--propagation", "private", "bash", "-c", MACHINE, "machine", str(work),
-                               sys.base_prefix], capture_output=True, text=True, timeout=300, check=False)
+                               sys.base_prefix, "chroot . /bin/bash /srv/steps.sh"], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return Machine(work / "report")
 
@@ -268,6 +274,7 @@ def test_exposure_is_ok_or_better(unit: Path) -> None:
     ("--nonsense", "unknown option --nonsense"),
     ("--repo a/b --labels a;b", "--labels: letters, digits, dots, dashes; commas between them"),
     ("--repo a/b --group x", "--group: the number of a runner group"),
+    ("--repo a/b --api http://github.example", "--api: an https address"),
     ("--repo a/b --app-key k", "--app-key needs --app-id"),
     ("--repo a/b --app-id 1 --app-key k --token-file t", "--app-key or --token-file, not both"),
     ("--repo a/b --gpu 0;1", "--gpu: a number, or numbers with commas between them"),
@@ -283,7 +290,7 @@ def test_help_names_every_option() -> None:
     source = (SETUP / "install.sh").read_text()
     done = subprocess.run([str(SETUP / "install.sh"), "--help"], capture_output=True, text=True, check=True)
     taken = set(re.findall(r"^ +(--[a-z0-9-]+)\) ", source, re.MULTILINE)) | set(re.findall(r"(--[a-z0-9-]+)\) \w+=\$2", source))
-    assert len(taken) == 14
+    assert len(taken) == 15
     assert {option for option in taken if option not in done.stdout} == set()
 
 
@@ -316,7 +323,7 @@ def test_the_first_run_installs(installed: Machine) -> None:
     assert (installed.report / "passwd").read_text().endswith(":/var/lib/sprintbench:/usr/sbin/nologin\n")
     assert (installed.report / "owners").read_text() == (
         "600 root /etc/sprintbench/github.cred\n700 sprintbench /var/spool/sprintbench\n700 sprintbench /var/lib/sprintbench/jobs/0\n")
-    assert (installed.report / "sprintbench" / "minter.env").read_text() == "REPO=octo-org/sprint\nAPP_ID=123\nLABELS=gpu\nGROUP=1\n"
+    assert (installed.report / "sprintbench" / "minter.env").read_text() == "REPO=octo-org/sprint\nAPP_ID=123\nLABELS=gpu\nGROUP=1\nAPI=https://api.github.com\n"
     assert "SPRINTBENCH_PYTHON=/opt/sprintbench/venv/bin/python\n" in (installed.report / "sprintbench" / "runner.env").read_text()
     assert "LoadCredentialEncrypted=github:/etc/sprintbench/github.cred" in (
         installed.report / "bench-minter@.service.d" / "credential.conf").read_text()
@@ -516,3 +523,150 @@ def test_before_systemd_250_the_credential_is_roots_alone(unready: Machine) -> N
 def test_a_running_job_is_not_swept_away(unready: Machine) -> None:
     assert unready.code("busy_removal") == 1
     assert unready.log("busy_removal") == "install.sh: a job runs: wait for its end, or stop it with systemctl stop 'bench-runner@*'\n"
+
+
+# ---------------------------------------------------------------------------------------------------- systemd itself
+
+# systemd as process 1 of a machine without anything else: the kernel's settings are read-only, and nothing starts by itself but
+# the steps, whose end is its end.
+BOOT = r"""
+mount -t sysfs -o ro sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
+mkdir -p dev/pts dev/shm usr/local/bin
+for device in nvidia0:195:0 nvidia1:195:1 nvidiactl:195:255; do IFS=: read -r name major minor <<<"$device"; mknod -m 666 "dev/$name" c "$major" "$minor"; done
+cp usr/local/stand-ins/{nvidia-smi,timedatectl,ldconfig} usr/local/bin
+printf '#!/bin/sh\necho a kernel without faults\n' >usr/local/bin/journalctl
+chmod +x usr/local/bin/journalctl
+rm -f {etc,usr/lib}/systemd/system/*.wants/*
+printf '%s\n' '[Unit]' 'Wants=steps.service' 'After=basic.target' 'Requires=basic.target' >etc/systemd/system/default.target
+printf '%s\n' '[Service]' 'Type=oneshot' 'PassEnvironment=PATH' 'ExecStart=/bin/bash /srv/steps.sh' 'ExecStopPost=/bin/systemctl --no-block exit 3' \
+  'StandardOutput=file:/srv/report/steps.out' 'StandardError=file:/srv/report/steps.err' >etc/systemd/system/steps.service
+mount --make-rshared .  # systemd hands credentials over by a mount
+export container=lxc PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+exec chroot . /lib/systemd/systemd --system --unit=default.target
+"""
+
+# What a job sees and may do, written to the only place that outlives it.
+JOB = r"""#!/bin/bash
+exec >"/var/spool/sprintbench/job-$(ls /var/spool/sprintbench | wc -l)" 2>&1
+may() { if "$@" >/dev/null 2>&1; then echo "may: $*"; else echo "may not: $*"; fi; }
+opens() { python3 -c 'import os, sys
+try: os.open(sys.argv[1], os.O_RDWR); print("opens", sys.argv[1])
+except OSError as error: print("open", sys.argv[1], error.errno)' "$1"; }
+echo "user $(id -un), in $PWD, settings $(cat .runner), work $(ls -A _work | wc -l), home $HOME"
+echo "GPUs $CUDA_VISIBLE_DEVICES; .env $(grep -c . .env); privileges $(grep NoNewPrivs /proc/self/status | tr -dc 0-9)"
+opens /dev/nvidia0; opens /dev/nvidia1; opens /dev/nvidiactl
+may ls /etc/sprintbench/
+may ls /var/lib/sprintbench/jobs/1
+may touch /opt/sprintbench/venv/x
+may touch /etc/x
+may dd of=bin/Runner.Listener conv=notrunc </dev/zero count=1
+echo "left by others: $(ls /tmp /dev/shm "$HOME" | grep -c left)"
+may touch _work/left /tmp/left /dev/shm/left "$HOME/left"
+may unshare --user true
+may kill -0 1
+seen=$(cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n')
+[[ $seen == *eyIucnVubmVyIjog* || $seen == *SECRET* ]] && echo "a secret shows"
+echo "processes seen: $(ls -d /proc/[0-9]* | wc -l)" | sed 's/: [0-9]$/: few/; s/: 1[0-9]$/: few/'
+setsid sleep 987 &
+echo end
+exec sleep 6
+"""
+
+
+@pytest.fixture(scope="module")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """Installed under systemd itself: two jobs, one after the other, and gone. GitHub is a server of this test."""
+    sudo = as_root()
+    if not Path("/lib/systemd/systemd").exists():
+        tool("systemd", "systemd")  # says what to do
+    work = tmp_path_factory.mktemp("booted")
+    with serve() as github:
+        github.answers[REGISTER] = ok({"encoded_jit_config": registration()}, 201)
+        lay_out(work, rf"""
+echo up >/srv/report/up
+echo github_pat_SECRET >/run/given/token
+for unit in minter runner; do  # there is no journal here
+  mkdir -p /etc/systemd/system/bench-$unit@.service.d
+  printf '[Service]\nStandardOutput=append:/srv/report/%s.log\nStandardError=append:/srv/report/%s.log\n' $unit $unit \
+    >/etc/systemd/system/bench-$unit@.service.d/log.conf
+done
+step first {INSTALL} --token-file /run/given/token --gpu 0 --api {github.url} --runner-tarball /srv/runner.tar.gz \
+  --runner-version 2.999.0 --runner-sha256 $SHA
+for turn in $(seq 400); do [[ -s /var/spool/sprintbench/job-1 ]] && grep -q '^end$' /var/spool/sprintbench/job-1 && break; sleep 0.1; done
+systemctl stop bench-minter@0; systemctl stop bench-runner@0
+cp /var/spool/sprintbench/job-* /srv/report
+systemctl show bench-minter@0 bench-runner@0 --property=Id,Result,ExecMainStatus >/srv/report/show
+pgrep -a sleep >/srv/report/strays
+ls -A /var/lib/sprintbench/jobs/0 >/srv/report/job-left
+step again {INSTALL} --token-file /run/given/token --gpu 0 --api {github.url} --runner-version 2.999.0 --runner-sha256 $SHA
+step removed /srv/checkout/runner/setup/install.sh --uninstall --discard-spool
+systemctl list-units --all --no-legend 'bench-*' >/srv/report/units-left
+true
+""", JOB)
+        (work / "stand-ins" / "systemctl").unlink()
+        (work / "stand-ins" / "systemd-creds").unlink()
+        done = subprocess.run([*sudo, "timeout", "--kill-after=5", "150", "unshare", "--mount", "--pid", "--fork", "--cgroup", "--uts", "--ipc",
+                               "--propagation", "private", "bash", "-c", MACHINE, "machine", str(work), sys.base_prefix, BOOT],
+                              capture_output=True, text=True, check=False)
+        if not (work / "report" / "up").exists():
+            why = f"systemd does not start in a namespace here: {done.stderr[-300:]}"
+            assert os.environ.get("CI") != "true", why
+            pytest.skip(why)
+        (work / "report" / "asked").write_text(json.dumps([asked[3] for asked in github.asked]))
+    return Machine(work / "report")
+
+
+SEEN_BY_A_JOB = f"""\
+user sprintbench, in /var/lib/sprintbench/jobs/0, settings {{"ephemeral": true}}, work 0, home /var/lib/sprintbench/jobs/0/home
+GPUs {ZERO}; .env 5; privileges 1
+open /dev/nvidia0 1
+open /dev/nvidia1 6
+open /dev/nvidiactl 6
+may not: ls /etc/sprintbench/
+may not: ls /var/lib/sprintbench/jobs/1
+may not: touch /opt/sprintbench/venv/x
+may not: touch /etc/x
+may not: dd of=bin/Runner.Listener conv=notrunc count=1
+left by others: 0
+may: touch _work/left /tmp/left /dev/shm/left /var/lib/sprintbench/jobs/0/home/left
+may not: unshare --user true
+may not: kill -0 1
+processes seen: few
+end
+"""
+
+
+@slow
+def test_systemd_runs_one_job_after_another(booted: Machine) -> None:
+    """Each with a registration of its own. The second sees nothing of the first, and neither what it is not to see: errno 1 is the
+    device list's no to the other GPU; 6 is the kernel's, which has no driver here."""
+    assert booted.code("first") == 0, booted.log("first")
+    assert [(booted.report / f"job-{turn}").read_text() for turn in (0, 1)] == [SEEN_BY_A_JOB] * 2
+    asked = json.loads((booted.report / "asked").read_text())
+    assert len({body["name"] for body in asked}) == len(asked) >= 2
+    minter = booted.log("minter").splitlines()
+    assert [line.partition(": ")[2] for line in minter[:2]] == ["registered for one job; starting bench-runner@0.service", "done"]
+
+
+@slow
+def test_after_a_job_nothing_of_it_is_left(booted: Machine) -> None:
+    """The first job left a process in a session of its own."""
+    assert (booted.report / "strays").read_text() == ""
+    assert (booted.report / "job-left").read_text() == ""
+
+
+@slow
+def test_no_secret_is_in_what_the_units_print(booted: Machine) -> None:
+    assert "SECRET" not in booted.log("minter") + booted.log("runner") + booted.log("first")
+    assert registration()[:16] not in booted.log("minter") + booted.log("runner")
+
+
+@slow
+def test_under_systemd_too_the_second_run_changes_nothing(booted: Machine) -> None:
+    assert booted.log("again") == "Nothing to do: everything is as asked.\n"
+    assert booted.code("removed") == 0
+    assert (booted.report / "units-left").read_text() == ""
+    assert [path for path in booted.paths("removed") if "sprintbench" in path] == []

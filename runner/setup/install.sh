@@ -37,6 +37,7 @@ install.sh --uninstall
   --gpu N[,N...]          a runner with GPU N, or with all of the list, for /bench --gpus; may be repeated  [one runner for each GPU]
   --labels A[,B...]       labels beside self-hosted, linux and x64  [gpu]
   --group ID              the runner group's id  [1, the default group]
+  --api URL               the root of its REST API, with GitHub Enterprise Server  [https://api.github.com]
   --python PATH           Python 3.11 or newer  [the first of python3, python3.13, python3.12, python3.11]
   --containers            jobs use containers, so check the NVIDIA Container Toolkit too
   --runner-tarball PATH   a runner that was downloaded elsewhere, on a machine that cannot reach github.com
@@ -54,16 +55,16 @@ END
 fail() { echo "install.sh: $*" >&2; exit 1; }
 usage_error() { echo "install.sh: $* (see --help)" >&2; exit 2; }
 
-repo='' app_id='' app_key='' token_file='' labels=gpu group=1 python='' tarball='' version='' sha256=''
+repo='' app_id='' app_key='' token_file='' labels=gpu group=1 api=https://api.github.com python='' tarball='' version='' sha256=''
 containers=no dry_run=no uninstall=no discard_spool=no
 sets=()
 while (($#)); do
   case "$1" in
-    --repo | --app-id | --app-key | --token-file | --gpu | --labels | --group | --python | --runner-tarball | --runner-version | --runner-sha256)
+    --repo | --app-id | --app-key | --token-file | --gpu | --labels | --group | --api | --python | --runner-tarball | --runner-version | --runner-sha256)
       (($# > 1)) || usage_error "$1 needs a value"
       case "$1" in
         --repo) repo=$2 ;; --app-id) app_id=$2 ;; --app-key) app_key=$2 ;; --token-file) token_file=$2 ;; --gpu) sets+=("$2") ;;
-        --labels) labels=$2 ;; --group) group=$2 ;; --python) python=$2 ;; --runner-tarball) tarball=$2 ;;
+        --labels) labels=$2 ;; --group) group=$2 ;; --api) api=$2 ;; --python) python=$2 ;; --runner-tarball) tarball=$2 ;;
         --runner-version) version=$2 ;; --runner-sha256) sha256=$2 ;;
       esac
       shift 2 ;;
@@ -160,6 +161,7 @@ fi
 [[ $repo =~ ^[A-Za-z0-9][A-Za-z0-9-]{0,38}/[A-Za-z0-9._-]{1,100}$ ]] || usage_error "--repo OWNER/NAME is needed"
 [[ $labels =~ ^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$ ]] || usage_error "--labels: letters, digits, dots, dashes; commas between them"
 [[ $group =~ ^[1-9][0-9]*$ ]] || usage_error "--group: the number of a runner group"
+[[ $api =~ ^(https://|http://127\.0\.0\.1:)[A-Za-z0-9.:/_-]+$ ]] || usage_error "--api: an https address"
 [[ -z $app_id || $app_id =~ ^[A-Za-z0-9]+$ ]] || usage_error "--app-id: the App's id or client id"
 [[ -z $app_key || -z $token_file ]] || usage_error "--app-key or --token-file, not both"
 [[ -z $app_key || -n $app_id ]] || usage_error "--app-key needs --app-id"
@@ -315,6 +317,7 @@ REPO=$repo
 APP_ID=$app_id
 LABELS=$labels
 GROUP=$group
+API=${api%/}
 END
 put 644 "$ETC/runner.env" <<END
 SPRINTBENCH_PYTHON=$OPT/venv/bin/python

@@ -72,6 +72,7 @@ def prepare(installed: Path, job: Path, registration: Path, environment: Path | 
         os.chown(job / name, owner.pw_uid, owner.pw_gid)
     if environment:
         shutil.copyfile(environment, job / ".env")
+        (job / ".env").chmod(0o644)  # the unit's umask would keep it from the runner
     for name, raw in content.items():
         descriptor = os.open(job / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:

@@ -140,7 +140,9 @@ def put(path: Path, secret: str) -> None:
 
 
 def runs(unit: str) -> bool:
-    return subprocess.run(["systemctl", "is-active", "--quiet", unit], check=False).returncode == 0
+    """Also while it still cleans up after itself. (`systemctl start --wait` would need D-Bus, which a small machine may lack.)"""
+    done = subprocess.run(["systemctl", "show", "--property=ActiveState", "--value", unit], capture_output=True, text=True, check=False)
+    return done.stdout.strip() not in ("inactive", "failed")
 
 
 def say(words: str) -> None:
@@ -168,9 +170,14 @@ def one_runner(said: argparse.Namespace) -> None:
         say(f"{name}: registered for one job, and handed over")
         return
     say(f"{name}: registered for one job; starting {said.unit}")
-    if subprocess.run(["systemctl", "start", "--wait", said.unit], check=False).returncode != 0:
+    began = time.monotonic()
+    if subprocess.run(["systemctl", "start", said.unit], check=False).returncode != 0:
         said.registration.unlink(missing_ok=True)
         raise NotNow(f"{said.unit} failed: journalctl -u {said.unit}")
+    while runs(said.unit):
+        time.sleep(min(said.pause_s, 2))
+    if time.monotonic() - began < said.least_s:  # else a runner that cannot start would be registered without end
+        raise NotNow(f"{name}: ended at once: journalctl -u {said.unit}")
     say(f"{name}: done")
 
 
@@ -188,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--api", default="https://api.github.com", metavar="URL")
     parser.add_argument("--timeout-s", type=float, default=30, metavar="N", help="how long GitHub may take to answer [30]")
     parser.add_argument("--pause-s", type=float, default=15, metavar="N", help="pause after a failure, doubled each time up to 600 [15]")
+    parser.add_argument("--least-s", type=float, default=5, metavar="N", help="a runner that ends sooner has failed [5]")
     parser.add_argument("--once", action="store_true", help="one runner, then end: exit code 1 where it came to nothing")
     parser.add_argument("gate", nargs="*", metavar="-- COMMAND", help="has to end well before a runner is registered")
     said = parser.parse_args(arguments)
