@@ -463,7 +463,7 @@ def notice(workload: Workload, result: Result, history: History) -> str:
 
 
 def _versus(result: Result) -> str:
-    return f"c{result.request.vs}" if result.request.vs else "the baseline"
+    return f"c{result.request.vs}"
 
 
 def _change_line(workload: Workload, result: Result, history: History, told: Change) -> str:

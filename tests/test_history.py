@@ -188,11 +188,17 @@ def test_where_less_is_better_more_is_worse() -> None:
 
 
 def test_a_baseline_has_a_process_for_each_observed() -> None:
-    seen = tuple(observed(2.0) for _ in range(2))
-    twice = replace(OK.request, repeat=2)
-    assert run(1, request=twice, observed=seen, baseline=seen).baseline == seen
-    with pytest.raises(SpecError, match="baseline: as many processes as were observed, or none"):
-        run(1, request=twice, observed=seen, baseline=seen[:1])
+    seen = tuple(observed(2.0) for _ in range(6))
+    paired = replace(OK.request, vs=7)
+    assert run(1, request=paired, observed=seen, baseline=seen, baseline_commit="1" * 40).baseline == seen
+    for rule, changes in (
+            ("baseline: as many processes as were observed, or none", {"baseline": seen[:1], "baseline_commit": "1" * 40}),
+            ("a baseline where --vs asks for one, and only there", {"baseline": ()}),
+            ("baseline_commit: the 40 hexadecimal digits", {"baseline": seen})):
+        with pytest.raises(SpecError, match=rule):
+            run(1, request=paired, observed=seen, **changes)
+    with pytest.raises(SpecError, match="only there"):
+        run(1, request=replace(OK.request, repeat=6), observed=seen, baseline=seen, baseline_commit="1" * 40)
 
 
 # ---------------------------------------------------------------------------------------------------- trends

@@ -50,5 +50,6 @@ HISTORIES: dict[str, tuple[Result, History]] = {
                  History((*NIGHTS, *(slowed(1.03 + day / 1000, f"c{4100 + day}", day) for day in range(13, 19))), ("c4113",))),
     "interleaved": (replace(stored("ok"), request=replace(stored("ok").request, vs=4112, repeat=6),
                             observed=tuple(slowed(1.05 + n / 1000, "c1", 1).observed[0] for n in range(6)),
-                            baseline=tuple(slowed(1 - n / 2000, "c1", 1).observed[0] for n in range(6))), History(NIGHTS)),
+                            baseline=tuple(slowed(1 - n / 2000, "c1", 1).observed[0] for n in range(6)), baseline_commit="1" * 40),
+                    History(NIGHTS)),
 }
