@@ -88,7 +88,8 @@ def tables(draw: st.DrawFn, *, charted: bool = False) -> Table:
     kinds = [draw(st.sampled_from((texts | st.none(), st.floats(-100, 100) | st.none(), cells))) for _ in columns]
     rows = tuple(draw(st.lists(st.tuples(*kinds), max_size=8)))
     chart = charts(tuple(c.name for c in columns))
-    return Table(draw(names), draw(texts), columns, rows, draw(chart if charted else st.none() | chart))
+    name = draw(names.filter(lambda name: name != "trend"))
+    return Table(name, draw(texts), columns, rows, draw(chart if charted else st.none() | chart))
 
 
 observations = st.builds(
@@ -124,7 +125,7 @@ def results(draw: st.DrawFn) -> Result:
         st.lists(observations, min_size=request.repeat, max_size=request.repeat) if status == "ok" else st.lists(observations, max_size=2)
     )
     return Result(
-        run=draw(st.from_regex(r"[cr][1-9][0-9]{0,18}", fullmatch=True)),
+        run=draw(st.from_regex(r"[cr][1-9][0-9]{0,18}(-2)?", fullmatch=True)),
         request=request,
         commit=draw(st.from_regex(r"([0-9a-f]{40})?", fullmatch=True)),
         started="2026-11-23T15:49:22Z",
@@ -134,5 +135,6 @@ def results(draw: st.DrawFn) -> Result:
         telemetry=draw(st.none() | telemetries),
         failure=None if status == "ok" else draw(failures),
         observed=tuple(seen),
+        baseline=tuple(draw(st.lists(observations, min_size=len(seen), max_size=len(seen)))) if draw(st.booleans()) else (),
         files=tuple(draw(st.lists(st.sampled_from(("trace.json.gz", "engine.onnx")), unique=True))),
     )

@@ -80,6 +80,10 @@ def test_only_the_plot_knows_matplotlib() -> None:
     assert those({"matplotlib", "pylab", "seaborn"}) == {"bot/plot.py"}
 
 
+def test_only_the_terminal_knows_rich() -> None:
+    assert those({"rich"}) == {"bot/terminal.py"}
+
+
 def test_torch_stays_where_things_are_measured() -> None:
     """In workloads/: measure.py, machine.py, nouns that weeks share, and the weeks themselves, though not in their promise."""
     users = those({"torch", "torchvision", "timm", "triton"})
