@@ -26,9 +26,9 @@ from bot import commands, gate
 from bot.cards import lost_card, refused_card
 from bot.errors import HubError, HubRefused, UserError
 from bot.report import Where, printable, report
-from workloads.spec import Diagnosis, Finding, Request, Result, SpecError, Workload, discover, dumps, loads
+from workloads.spec import RUN, Diagnosis, Finding, Request, Result, SpecError, Workload, discover, dumps, loads
 
-# PyGithub, matplotlib and the demo's server are imported in the commands that need them: most comments are no commands, and
+# PyGithub, matplotlib, rich and the demo's server are imported in the commands that need them: most comments are no commands, and
 # deciding so has to be cheap.
 if TYPE_CHECKING:
     from bot.board import Board
@@ -361,6 +361,39 @@ def render(folder: Path) -> None:
     click.echo(report(workload, result, Where(), store.open_ledger(Path.cwd()).history(result)), nl=False)
 
 
+@cli.command("compare")
+@click.argument("a")
+@click.argument("b")
+def compare_(a: str, b: str) -> None:
+    """Show two runs of a week side by side.
+
+    A and B are names of runs in results/ (c12, r20261123120000) or folders that hold a result.json.
+    """
+    from bot import terminal
+
+    (one, workload), (other, _) = _run_or_folder(a), _run_or_folder(b)
+    if one.week != other.week:
+        raise UserError(f"{a} is of {one.week} and {b} of {other.week}: only runs of one week can be compared")
+    terminal.show(terminal.comparison(workload, one, other))
+
+
+@cli.command("history")
+@click.argument("week")
+@click.option("--last", type=click.IntRange(1, 100_000), default=30, show_default=True, help="How many runs.")
+def history_(week: str, last: int) -> None:
+    """Show the runs of WEEK, each held against those before it."""
+    from bot import store, terminal
+
+    workload = discover().get(week)
+    if workload is None:
+        raise UserError(f"{week!r} is no week that is built here: {', '.join(discover())}")
+    ledger = store.open_ledger(Path.cwd())
+    runs = ledger.week(week)
+    if not runs:
+        raise UserError(f"results/{week}/ holds no run here: `bench run {week} --smoke --out d` makes one, `bench record d` stores it")
+    terminal.show(terminal.history(workload, runs, ledger.accepted(week), last))
+
+
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def record(folder: Path) -> None:
@@ -517,6 +550,19 @@ def _repository() -> Path:
     if not Path("workloads/plan.py").is_file():
         raise UserError("this command reads and writes the repository: run it in the folder that holds README.md and workloads/")
     return Path.cwd()
+
+
+def _run_or_folder(name: str) -> tuple[Result, Workload]:
+    """A run in results/ by its name, or the one in a folder of that name."""
+    from bot import store
+
+    if RUN.fullmatch(name):
+        found = store.open_ledger(Path.cwd()).find(name)
+        if found is not None:
+            return _result(Path(store.folder(found)))
+    if not Path(name).is_dir():
+        raise UserError(f"{name!r} is neither a run in results/ nor a folder: `bench history week01` lists the runs")
+    return _result(Path(name))
 
 
 def _result(folder: Path) -> tuple[Result, Workload]:

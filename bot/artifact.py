@@ -62,6 +62,7 @@ def open_artifact(zip_path: Path, workload: Workload, request: Request, run: str
     _need(result.run == run, "the result is of another run")
     _need(result.request == request, "the result is of another request")
     _need(result.commit == commit, "the result is of another commit")
+    _need(request.vs is not None or not result.baseline, "pairs with another commit were not asked for")
     return checked
 
 

@@ -74,12 +74,12 @@ def compare(workload: Workload, a: Result, b: Result, where: Where) -> str:
 
 
 def _page(workload: Workload, a: Result, b: Result, where: Where, rows: int) -> str:
-    pairs = _pairs(workload, a, b)
+    found = pairs(workload, a, b)
     return "\n\n".join(part for part in (
         f"### {workload.key} · {b.run} against {a.run}",
         "\n".join(f"- {_run(workload, run, where)}" for run in (a, b)),
-        _summary(pairs),
-        _metrics(workload, a, b, pairs, rows),
+        summary(found),
+        _metrics(workload, a, b, found, rows),
         "**What else differed**",
         _others(a, b, where, rows),
     ) if part) + "\n"
@@ -97,7 +97,7 @@ def _run(workload: Workload, run: Result, where: Where) -> str:
 Pair = tuple[Metric | None, Metric | None]
 
 
-def _pairs(workload: Workload, a: Result, b: Result) -> list[Pair]:
+def pairs(workload: Workload, a: Result, b: Result) -> list[Pair]:
     """Each metric of either run with its like in the other: targets first, then as the runs list them."""
     first, second = (run.pooled() or Observed(metrics=()) for run in (a, b))
     targets = [t.name for t in workload.targets]
@@ -105,22 +105,23 @@ def _pairs(workload: Workload, a: Result, b: Result) -> list[Pair]:
     return [(first.metric(name), second.metric(name)) for name in names if first.metric(name) or second.metric(name)]
 
 
-def _summary(pairs: Sequence[Pair]) -> str:
-    if not pairs:
+def summary(found: Sequence[Pair]) -> str:
+    """How many of the pairs of metrics differ, and what that means."""
+    if not found:
         return "Neither run measured anything."
-    seen = Counter(difference(x, y) for x, y in pairs if x and y)
-    single = sum(x is None or y is None for x, y in pairs)
+    seen = Counter(difference(x, y) for x, y in found if x and y)
+    single = sum(x is None or y is None for x, y in found)
     told = [f"{seen[kind]} {WORDS[kind][0]}" for kind in WORDS if seen[kind]] + ([f"{single} measured by one run only"] if single else [])
-    return (f"Of {len(pairs)} metric{'s' if len(pairs) > 1 else ''}: {', '.join(told)}. A metric differs where the two 95% intervals do "
+    return (f"Of {len(found)} metric{'s' if len(found) > 1 else ''}: {', '.join(told)}. A metric differs where the two 95% intervals do "
             "not overlap. An interval covers the scatter within its run; from one run to the next a number can move further.")
 
 
-def _metrics(workload: Workload, a: Result, b: Result, pairs: Sequence[Pair], most: int) -> str:
-    if not pairs:
+def _metrics(workload: Workload, a: Result, b: Result, found: Sequence[Pair], most: int) -> str:
+    if not found:
         return ""
     verdicts = [{v.target.name: verdict_text(v) for v in judge(workload, run)} for run in (a, b)]
     lines = []
-    for x, y in pairs[:most]:
+    for x, y in found[:most]:
         one = x or y
         assert one is not None, "a pair has at least one metric"
         target = workload.target(one.name)
@@ -131,7 +132,7 @@ def _metrics(workload: Workload, a: Result, b: Result, pairs: Sequence[Pair], mo
                       change_text(*both) if both and difference(*both) != "not comparable" else "",
                       WORDS[difference(*both)][1] if both else "",
                       " → ".join(said[one.name] for said in verdicts) if target else ""))
-    return table_text(("metric", a.run, b.run, "change", "95% intervals", "verdicts"), lines) + _more(len(pairs) - most, "metrics")
+    return table_text(("metric", a.run, b.run, "change", "95% intervals", "verdicts"), lines) + _more(len(found) - most, "metrics")
 
 
 def _more(left: int, what: str) -> str:

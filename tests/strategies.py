@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import string
+from dataclasses import replace
 from typing import get_args
 
 from hypothesis import strategies as st
@@ -90,7 +91,8 @@ def tables(draw: st.DrawFn, *, charted: bool = False) -> Table:
     kinds = [draw(st.sampled_from((texts | st.none(), st.floats(-100, 100) | st.none(), cells))) for _ in columns]
     rows = tuple(draw(st.lists(st.tuples(*kinds), max_size=8)))
     chart = charts(tuple(c.name for c in columns))
-    return Table(draw(names), draw(texts), columns, rows, draw(chart if charted else st.none() | chart))
+    name = draw(names.filter(lambda name: name != "trend"))
+    return Table(name, draw(texts), columns, rows, draw(chart if charted else st.none() | chart))
 
 
 observations = st.builds(
@@ -148,11 +150,14 @@ failures = st.builds(Failure, st.text(min_size=1, max_size=400), st.text(max_siz
 def results(draw: st.DrawFn) -> Result:
     status = draw(st.sampled_from(get_args(Status)))
     request = draw(requests)
-    seen = draw(
-        st.lists(observations, min_size=request.repeat, max_size=request.repeat) if status == "ok" else st.lists(observations, max_size=2)
-    )
+    if draw(st.sampled_from((True, False, False, False))):
+        request = replace(request, vs=7)
+    # Six pairs of different processes would take long to draw, and say no more than six of the same.
+    pairs = request.pairs if status == "ok" else 0
+    several = st.lists(observations, min_size=request.repeat, max_size=request.repeat) if status == "ok" else st.lists(observations, max_size=2)
+    seen = [draw(observations)] * pairs if pairs else draw(several)
     return Result(
-        run=draw(st.from_regex(r"[cr][1-9][0-9]{0,18}", fullmatch=True)),
+        run=draw(st.from_regex(r"[cr][1-9][0-9]{0,18}(-2)?", fullmatch=True)),
         request=request,
         commit=draw(st.from_regex(r"([0-9a-f]{40})?", fullmatch=True)),
         started="2026-11-23T15:49:22Z",
@@ -162,6 +167,8 @@ def results(draw: st.DrawFn) -> Result:
         telemetry=draw(st.none() | telemetries()),
         failure=None if status == "ok" else draw(failures),
         observed=tuple(seen),
+        baseline=(draw(observations),) * pairs,
+        baseline_commit="1" * 40 if pairs else "",
         files=tuple(draw(st.lists(st.sampled_from(("trace.json.gz", "engine.onnx")), unique=True))),
         gpu_seconds=draw(st.floats(0, 1e9)),
         price=draw(st.none() | prices),

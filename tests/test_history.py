@@ -18,8 +18,10 @@ LATENCY = "latency"
 def run(number: int, speedup: float = 2.0, name: str = "", **changes: Any) -> Result:
     """The run c<number>, started in that minute, whose headline metric is `speedup`."""
     started = f"2026-11-01T{number // 60:02d}:{number % 60:02d}:00Z"
-    seen = (observed(speedup),) * changes.get("request", OK.request).repeat
-    return replace(OK, **{"run": name or f"c{number}", "started": started, "observed": seen, **changes})
+    asked = changes.get("request", OK.request)
+    seen = (observed(speedup),) * (asked.pairs or asked.repeat)
+    other = {"baseline": seen, "baseline_commit": "1" * 40} if asked.pairs else {}
+    return replace(OK, **{"run": name or f"c{number}", "started": started, "observed": seen, **other, **changes})
 
 
 def observed(value: float, proxy: str = "") -> Observed:

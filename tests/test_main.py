@@ -19,7 +19,7 @@ from bot.__main__ import cli, main
 from bot.errors import UserError
 from bot.history import History
 from bot.report import Where, report
-from workloads.spec import Failure, Request, dumps
+from workloads.spec import Failure, Request, discover, dumps
 from workloads.spec import Result as Run
 
 ROOT = Path(__file__).parent.parent
@@ -277,6 +277,47 @@ def test_render_says_what_is_wrong(here: Path, held: dict[str, bytes], words: st
     assert words in str(bench("render", "out").exception)
 
 
+def test_compare_takes_names_and_folders(here: Path) -> None:
+    runs = [result(run=f"c{n}", started=f"2026-11-2{n}T13:00:00Z") for n in (1, 2)]
+    lay(here, {f"results/week01/{run.run}/result.json": dumps(run).encode() for run in runs} | {"out/result.json": dumps(runs[1]).encode()})
+    done = bench("compare", "c1", "c2")
+    assert (done.exit_code, "week01: c2 against c1" in done.stdout) == (0, True)
+    assert bench("compare", "results/week01/c1", "out").stdout == done.stdout
+
+
+@pytest.mark.parametrize(("a", "b", "words"), [
+    ("c1", "c9", "'c9' is neither a run in results/ nor a folder"), ("nowhere", "c1", "'nowhere' is neither a run"),
+    ("c1", "empty", "empty/result.json: No such file"), ("c1", "other", "other/result.json is of week02, which has no workload")])
+def test_compare_says_what_is_wrong(here: Path, a: str, b: str, words: str) -> None:
+    lay(here, {"results/week01/c1/result.json": dumps(result(run="c1")).encode(), "empty/notes": b"",
+               "other/result.json": dumps(result(request=Request("bench", "week02"))).encode()})
+    done = bench("compare", a, b)
+    assert isinstance(done.exception, UserError)
+    assert words in str(done.exception)
+
+
+def test_compare_keeps_weeks_apart(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(here, {"one/result.json": dumps(result()).encode(), "two/result.json": dumps(result(request=Request("bench", "week02"))).encode()})
+    monkeypatch.setattr("bot.__main__.discover", lambda: {"week01": WEEK01, "week02": WEEK01})
+    assert str(bench("compare", "one", "two").exception) == "one is of week01 and two of week02: only runs of one week can be compared"
+
+
+def test_history(here: Path) -> None:
+    runs = [result(run=f"c{n}", started=f"2026-11-2{n}T13:00:00Z") for n in range(1, 8)]
+    lay(here, {f"results/week01/{run.run}/result.json": dumps(run).encode() for run in runs} | {"results/week01/c2/accepted.json": b"{}"})
+    done = bench("history", "week01")
+    assert done.exit_code == 0
+    assert "c2, accepted" in done.stdout
+    assert "no change, 5 runs" in done.stdout
+    assert "4 older runs are not shown" in bench("history", "week01", "--last", "3").stdout
+
+
+def test_history_says_what_is_wrong(here: Path) -> None:
+    assert str(bench("history", "week17").exception) == "'week17' is no week that is built here: " + ", ".join(discover())
+    assert str(bench("history", "week01").exception) == (
+        "results/week01/ holds no run here: `bench run week01 --smoke --out d` makes one, `bench record d` stores it")
+
+
 def test_record_then_redraw(house: Path) -> None:
     made = result(run="r20261123120000")
     lay(house / "out", files(made))
@@ -292,6 +333,15 @@ def test_record_then_redraw(house: Path) -> None:
     assert (done.exit_code, done.stderr) == (1, "out of date: SCOREBOARD.md; run `bench redraw` and commit what it writes\n")
     assert bench("redraw").stdout == "SCOREBOARD.md\n"
     assert bench("redraw", "--check").exit_code == 0
+
+
+def test_a_third_run_is_recorded_with_its_trend(house: Path) -> None:
+    for day in (1, 2, 3):
+        made = result(run=f"r2026112{day}", started=f"2026-11-2{day}T13:00:00Z")
+        lay(house / f"out{day}", files(made))
+        assert bench("record", f"out{day}").exit_code == 0
+    assert [path.parent.name for path in house.glob("results/*/*/trend.png")] == ["r20261123"]
+    assert bench("redraw").stdout == ""
 
 
 def test_record_distrusts_a_directory(house: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from sample_week import COMMIT, WEEK01, files, paths, result
+from sample_week import COMMIT, WEEK01, files, observed, paths, result
 
 from bot import commands, store
 from bot.artifact import Checked
@@ -14,12 +14,12 @@ from bot.cards import every_week_card, lost_card, queued_card
 from bot.errors import HubError, HubRefused
 from bot.hub import Hub, signed
 from bot.kickoff import kickoff
-from bot.publish import Place, accept, give_up, open_week, publish, waited_s
+from bot.publish import Place, accept, announce, give_up, open_week, publish, waited_s
 from bot.report import Where
 from bot.store import Ledger
 from workloads.plan import WEEKS as PLANNED
 from workloads.plan import planned
-from workloads.spec import Failure, Request, dumps
+from workloads.spec import Estimate, Failure, Observed, Request, dumps
 
 WEEKS = {"week01": WEEK01}
 WHERE = Where("https://github.com", "sprinter/sprint", "main")
@@ -227,6 +227,44 @@ def test_cut_anywhere_and_run_again_it_ends_the_same(hub: Hub, localhub: Any, st
     assert again[3:] == (["eyes", "rocket"], 2)
     assert "### week01 · met" in again[0]
     assert "[x]" in again[1]
+
+
+def at_speed(value: float) -> tuple[Observed, ...]:
+    """One process of week 01 whose headline metric has this value, exactly."""
+    headline = WEEK01.headline.measured(Estimate("exact", value, value, value, (value,)))
+    return (Observed(tuple(headline if m.name == headline.name else m for m in observed().metrics)),)
+
+
+def beside_nights(localhub: Any, hub: Hub, asked: Asked) -> Asked:
+    """The same command, asked beside seven quiet nights, each within 1% of 1.875 x."""
+    nights = [result(run=f"r{day}", started=f"2026-11-{day:02d}T12:00:00Z", observed=at_speed(1.875 * (1 + wobble / 1000)))
+              for day, wobble in enumerate((3, -5, 1, 8, -2, 0, -7), 1)]
+    localhub.put({f"{store.folder(run)}/result.json": dumps(run).encode() for run in nights})
+    return dataclasses.replace(asked, ledger=ledger_at(localhub, hub))
+
+
+@pytest.mark.parametrize(("first", "second", "said", "then"), [
+    (1 / 1.05, 1 / 1.048, "suspected 4.8% lower (worse)** than the median of 7 runs", "confirmed 4.8% lower (worse)**"),
+    (1 / 1.05, 1.003, "suspected 4.8% lower (worse)**", "Against history: cleared."),
+    (1.004, 0.997, "Against history: no change in", "Against history: no change in")], ids=["planted", "hiccup", "re-run"])
+def test_a_planted_slowdown_is_suspected_then_confirmed_and_a_plain_run_is_not(
+        hub: Hub, localhub: Any, first: float, second: float, said: str, then: str) -> None:
+    """Through the store and the card, as the bot does it: the run, then its second, and the first's card told anew."""
+    asked = beside_nights(localhub, hub, ask(localhub, hub))
+    run = asked.place.request_id
+    checked = asked.checked(observed=at_speed(1.875 * first))
+    ledger = publish(hub, "main", asked.ledger, checked, WEEKS, asked.place)
+    assert said in card(localhub)
+    assert f"/blob/{ledger.sha}/results/week01/{run}/trend.png?raw=true" in card(localhub)
+    trend = localhub.git.read("main", f"results/week01/{run}/trend.png")
+    again = Checked(dataclasses.replace(checked.result, run=f"{run}-2", started="2026-11-23T13:00:00Z", observed=at_speed(1.875 * second)),
+                    checked.files)
+    ledger = store.put(hub, "main", dataclasses.replace(ledger, tree=hub.tree(ledger.sha)), again, WEEKS)
+    announce(hub, "main", ledger, checked.result, WEEKS, asked.place)
+    assert then in card(localhub)
+    path = f"results/week01/{run}/trend.png"
+    assert localhub.git.read("main", path) == trend == store.pictures(ledger, WEEKS)[path]
+    assert localhub.git.read("main", f"results/week01/{run}-2/trend.png")
 
 
 def test_a_deleted_card_is_posted_anew_and_once(hub: Hub, localhub: Any) -> None:

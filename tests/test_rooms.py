@@ -84,6 +84,10 @@ def test_only_the_site_knows_jinja() -> None:
     assert those({"jinja2"}) == {"bot/site/__init__.py"}
 
 
+def test_only_the_terminal_knows_rich() -> None:
+    assert those({"rich"}) == {"bot/terminal.py"}
+
+
 def test_torch_stays_where_things_are_measured() -> None:
     """In workloads/: measure.py, machine.py, nouns that weeks share, and the weeks themselves, though not in their promise."""
     users = those({"torch", "torchvision", "timm", "triton"})
