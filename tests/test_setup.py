@@ -612,8 +612,8 @@ true
 """, JOB)
         (work / "stand-ins" / "systemctl").unlink()
         (work / "stand-ins" / "systemd-creds").unlink()
-        command = ["timeout", "--kill-after=5", "150", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--uts", "--ipc",
-                   "--propagation", "private", "bash", "-c", MACHINE, "machine", str(work), sys.base_prefix, BOOT]
+        command = ["timeout", "--kill-after=5", "150", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--uts",
+                   "--ipc", "--propagation", "private", "bash", "-c", MACHINE, "machine", str(work), sys.base_prefix, BOOT]
         done = subprocess.run([*sudo, *command], capture_output=True, text=True, check=False)
         if not (work / "report" / "up").exists():
             why = f"systemd does not start in a namespace here: {done.stderr[-300:]}"
