@@ -18,12 +18,15 @@ setup: system .venv/installed ## everything that demo and test need (both call i
 	$(INSTALL) --constraint constraints.txt --editable '.[gpu,week01,demo,test]'
 	@touch $@
 
-# Chromium shows the pages in tests. Without root or apt it stays missing, and the tests that need it say so.
+# Chromium shows the pages in tests; systemd judges the runner's units. Without root or apt they stay missing, and the tests that
+# need them say so.
 system:
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
-	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
-	  echo "No Chromium: the page tests will be skipped. To bring it: sudo apt-get install -y chromium"
+	@missing=; \
+	  command -v chromium chromium-browser google-chrome >/dev/null || missing=chromium; \
+	  command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
+	  [ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || \
+	  echo "Some tests will be skipped. To bring what they need: sudo apt-get install -y $$missing"
 
 demo: setup ## a GitHub on this machine: a comment becomes a posted result, in build/demo
 	$(BIN)/bench demo --out build/demo

@@ -4,14 +4,18 @@ A job's folder dies with its runner: a connection lost after an hour of measurin
 what was measured into SPOOL/<run>/, with its request and a list of checksums, and the next job on that machine offers it:
 `python -m runner.spool`, whose artifact `result-<run>` is checked like any other. A kill at any moment leaves the earlier
 entry, or the new one: an entry is built as .part-<run>, becomes .whole-<run> by one rename, and only then takes its name.
+Several runners may share a spool: whoever touches it holds its lock.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -22,35 +26,45 @@ from workloads.spec import Result
 
 REQUEST = "request.json"
 SUMS = "SHA256SUMS"
+LOCK = ".lock"
 PART, WHOLE = ".part-", ".whole-"
 MOST = 50  # entries; the oldest go first. At some 10 MB each, half a gigabyte at the worst
+
+
+@contextlib.contextmanager
+def held(spool: Path) -> Iterator[None]:
+    """The spool for us alone. A kill gives it back."""
+    with (spool / LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def keep(spool: Path, out: Path, result: Result) -> Path:
     """Copy result.json and its files from `out` into `spool` (made if missing). Raises OSError, with the spool as it was."""
     spool.mkdir(exist_ok=True)
-    settle(spool)
     part, whole = spool / f"{PART}{result.run}", spool / f"{WHOLE}{result.run}"
-    try:
-        part.mkdir()
-        content = {name: (out / name).read_bytes() for name in (folder.RESULT, *result.files)}
-        content[REQUEST] = spec.dumps(result.request).encode()
-        for name, raw in content.items():
-            folder.write_whole(part / name, raw)
-        folder.write_whole(part / SUMS, _sums(content).encode())
-        part.rename(whole)
-        _sync(spool)
-    except OSError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    settle(spool)
-    for path in _entries(spool)[:-MOST]:
-        shutil.rmtree(path)
+    with held(spool):
+        settle(spool)
+        try:
+            part.mkdir()
+            content = {name: (out / name).read_bytes() for name in (folder.RESULT, *result.files)}
+            content[REQUEST] = spec.dumps(result.request).encode()
+            for name, raw in content.items():
+                folder.write_whole(part / name, raw)
+            folder.write_whole(part / SUMS, _sums(content).encode())
+            part.rename(whole)
+            _sync(spool)
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        settle(spool)
+        for path in _entries(spool)[:-MOST]:
+            shutil.rmtree(path)
     return spool / result.run
 
 
 def settle(spool: Path) -> None:
-    """Finish what a kill left: whole entries take their names, parts go."""
+    """Finish what a kill left: whole entries take their names, parts go. For whoever holds the lock, as all that follows."""
     for part in spool.glob(f"{PART}*"):
         shutil.rmtree(part)
     for whole in spool.glob(f"{WHOLE}*"):
@@ -130,11 +144,12 @@ def main(spool: str, handed_over: str | None, out: Path | None) -> None:
     run = None
     try:
         if spool and Path(spool).is_dir():
-            settle(Path(spool))
-            if handed_over is not None:
-                forget(Path(spool), handed_over)
-            if out is not None:
-                run = offer(Path(spool), out)
+            with held(Path(spool)):
+                settle(Path(spool))
+                if handed_over is not None:
+                    forget(Path(spool), handed_over)
+                if out is not None:
+                    run = offer(Path(spool), out)
     except OSError as error:
         raise click.ClickException(f"the spool {spool} cannot be used: {error.strerror}") from error
     sys.stdout.write(f"run={run or ''}\n")

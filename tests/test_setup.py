@@ -180,8 +180,9 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
     def played(steps: str) -> Machine:
         work = tmp_path_factory.mktemp("machine")
         lay_out(work, steps)
-        done = subprocess.run([*sudo, "unshare", "--mount", "--propagation", "private", "bash", "-c", MACHINE, "machine", str(work),
-                               sys.base_prefix, "chroot . /bin/bash /srv/steps.sh"], capture_output=True, text=True, timeout=300, check=False)
+        command = ["unshare", "--mount", "--propagation", "private", "bash", "-c", MACHINE, "machine", str(work), sys.base_prefix]
+        command.append("chroot . /bin/bash /srv/steps.sh")
+        done = subprocess.run([*sudo, *command], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return Machine(work / "report")
 
@@ -535,13 +536,16 @@ mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys
 mkdir -p dev/pts dev/shm usr/local/bin
-for device in nvidia0:195:0 nvidia1:195:1 nvidiactl:195:255; do IFS=: read -r name major minor <<<"$device"; mknod -m 666 "dev/$name" c "$major" "$minor"; done
+mknod -m 666 dev/nvidia0 c 195 0
+mknod -m 666 dev/nvidia1 c 195 1
+mknod -m 666 dev/nvidiactl c 195 255
 cp usr/local/stand-ins/{nvidia-smi,timedatectl,ldconfig} usr/local/bin
 printf '#!/bin/sh\necho a kernel without faults\n' >usr/local/bin/journalctl
 chmod +x usr/local/bin/journalctl
 rm -f {etc,usr/lib}/systemd/system/*.wants/*
 printf '%s\n' '[Unit]' 'Wants=steps.service' 'After=basic.target' 'Requires=basic.target' >etc/systemd/system/default.target
-printf '%s\n' '[Service]' 'Type=oneshot' 'PassEnvironment=PATH' 'ExecStart=/bin/bash /srv/steps.sh' 'ExecStopPost=/bin/systemctl --no-block exit 3' \
+printf '%s\n' '[Service]' 'Type=oneshot' 'PassEnvironment=PATH' 'ExecStart=/bin/bash /srv/steps.sh' \
+  'ExecStopPost=/bin/systemctl --no-block exit 3' \
   'StandardOutput=file:/srv/report/steps.out' 'StandardError=file:/srv/report/steps.err' >etc/systemd/system/steps.service
 mount --make-rshared .  # systemd hands credentials over by a mount
 export container=lxc PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -608,9 +612,9 @@ true
 """, JOB)
         (work / "stand-ins" / "systemctl").unlink()
         (work / "stand-ins" / "systemd-creds").unlink()
-        done = subprocess.run([*sudo, "timeout", "--kill-after=5", "150", "unshare", "--mount", "--pid", "--fork", "--cgroup", "--uts", "--ipc",
-                               "--propagation", "private", "bash", "-c", MACHINE, "machine", str(work), sys.base_prefix, BOOT],
-                              capture_output=True, text=True, check=False)
+        command = ["timeout", "--kill-after=5", "150", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--uts",
+                   "--ipc", "--propagation", "private", "bash", "-c", MACHINE, "machine", str(work), sys.base_prefix, BOOT]
+        done = subprocess.run([*sudo, *command], capture_output=True, text=True, check=False)
         if not (work / "report" / "up").exists():
             why = f"systemd does not start in a namespace here: {done.stderr[-300:]}"
             assert os.environ.get("CI") != "true", why
