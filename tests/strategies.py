@@ -154,7 +154,7 @@ def results(draw: st.DrawFn) -> Result:
         request = replace(request, vs=7)
     # Six pairs of different processes would take long to draw, and say no more than six of the same.
     pairs = request.pairs if status == "ok" else 0
-    several = st.lists(observations, min_size=request.repeat, max_size=request.repeat) if status == "ok" else st.lists(observations, max_size=2)
+    several = st.lists(observations, min_size=request.repeat if status == "ok" else 0, max_size=request.repeat)
     seen = [draw(observations)] * pairs if pairs else draw(several)
     return Result(
         run=draw(st.from_regex(r"[cr][1-9][0-9]{0,18}(-2)?", fullmatch=True)),
