@@ -181,7 +181,7 @@ def report_() -> None:
         click.echo("the GPU job left no result; the card says so")
         return
     try:
-        checked = open_artifact(found[0], workloads[request.week or ""], request, run, job.commit)
+        checked = open_artifact(found[0], workloads[request.week or ""], request, run, job.commit, ledger.baseline(request))
     except Rejected as reason:
         publish.give_up(hub, place, refused_card(run, request, str(reason), where), ledger, workloads)
         click.echo(f"the result was refused: {reason}")
@@ -278,7 +278,7 @@ def sweep_() -> None:
     left = sweep.look(hub, workloads, job.bot_login)
     where = Where(job.server_url, job.repo, job.branch)
     settled = answered = failed = 0
-    ledger = store.catch_up(hub, job.branch, store.open_checkout(Path.cwd())) if left.waiting else store.Ledger({})
+    ledger = store.catch_up(hub, job.branch, store.open_checkout(Path.cwd())) if left.waiting or left.lost else store.Ledger({})
     for card in left.waiting:
         try:
             ledger, done = sweep.settle(hub, job.branch, ledger, card, workloads, where, board)
@@ -293,11 +293,15 @@ def sweep_() -> None:
             failed += 1
             place, why = card.place(where), "the bot failed to show it, and the log of the sweep says where"
             publish.give_up(hub, place, refused_card(place.request_id, card.request, why, place.where), ledger, workloads)
+    rescued = 0
+    for card in left.lost:
+        ledger, done = sweep.rescue(hub, job.branch, ledger, card, workloads, where, board)
+        rescued += done
     cancelled = sweep.tend(hub, ledger, where) if len(left.waiting) > settled + failed else 0
     ticked = sum(sweep.tick_log(hub, log) for log in left.logs)
     for command in left.unheard:
         answered += sweep.ask_again(hub, command, job.workflow_run)
-    click.echo(f"{len(left.waiting)} cards wait, {settled} of them settled, {failed} failed, {cancelled} cancelled; "
+    click.echo(f"{len(left.waiting)} cards wait, {settled} of them settled, {failed} failed, {cancelled} cancelled, {rescued} rescued; "
                f"{answered} commands asked for again, {ticked} logs ticked; "
                f"{hub.calls} API calls")
     if failed:

@@ -55,14 +55,15 @@ class Checked:
     files: dict[str, bytes]
 
 
-def open_artifact(zip_path: Path, workload: Workload, request: Request, run: str, commit: str) -> Checked:
-    """What `zip_path` holds, if it is a result of `request` under `run` at `commit`. Raises Rejected."""
+def open_artifact(zip_path: Path, workload: Workload, request: Request, run: str, commit: str, baseline: str = "") -> Checked:
+    """What `zip_path` holds, if it is a result of `request` under `run` at `commit`, in turn with `baseline` where that was asked
+    for. Raises Rejected."""
     checked = _check(_unzip(zip_path, workload), workload)
     result = checked.result
     _need(result.run == run, "the result is of another run")
     _need(result.request == request, "the result is of another request")
     _need(result.commit == commit, "the result is of another commit")
-    _need(request.vs is not None or not result.baseline, "pairs with another commit were not asked for")
+    _need(result.baseline_commit == baseline or not result.baseline, "the result is beside another commit")
     return checked
 
 
@@ -142,7 +143,7 @@ def _check(raw: dict[str, bytes], workload: Workload) -> Checked:
     try:
         result = loads(Result, raw["result.json"])
         _need(result.week == workload.key, "the result is of another week")
-        for observed in (*result.observed, *result.baseline):
+        for observed in result.observed:  # the other commit's week may have promised something else
             check_kept(workload, observed)
     except SpecError as error:
         raise Rejected(f"result.json breaks the contract: {_plain(str(error))}") from error

@@ -59,7 +59,11 @@ def _waits(request: Request) -> str:
 
 def waits_for(card: str) -> Request | None:
     """The request whose report the text of a card still waits for; None where it is the last word."""
-    found = re.fullmatch(r"<!-- sprintbench:waits (.*) -->", "".join(card.splitlines()[2:3]))  # there only: a log may hold anything
+    return _hidden("waits", card)
+
+
+def _hidden(word: str, card: str) -> Request | None:
+    found = re.fullmatch(rf"<!-- sprintbench:{word} (.*) -->", "".join(card.splitlines()[2:3]))  # there only: a log may hold anything
     try:
         return loads(Request, found[1]) if found else None
     except SpecError:  # somebody edited it
@@ -67,6 +71,11 @@ def waits_for(card: str) -> Request | None:
 
 
 STOPPED = "It was stopped before it left a result: by a command, on the workflow run's page, or because its time was up."
+
+
+def lost(card: str) -> Request | None:
+    """The request of a card that says that its result is lost: the GPU machine's spool may still have it."""
+    return _hidden("lost", card)
 
 
 def cancelled_card(run: str, request: Request, where: Where, why: str = STOPPED) -> str:
@@ -80,8 +89,10 @@ def lost_card(run: str, request: Request, job_result: str, where: Where) -> str:
     if job_result == "cancelled":
         return cancelled_card(run, request, where)
     return _card(run, f"### {request.week} · failed: the GPU job left no result · next: look at its log, then ask again",
-                 f"The job ended as {code(job_result)}, before it could write one: the runner died or lost its connection, or the job ran "
-                 f"out of time.\n\n**Next**\n\n- `{command(request)}` asks again.", where)
+                 f"The job ended as {code(job_result)}, before it could hand one over: the runner died or lost its connection, or the job "
+                 "ran out of time. A machine with a spool hands over what it measured with its next job, and this comment then becomes "
+                 f"the report.\n\n**Next**\n\n- `{command(request)}` asks again.", where,
+                 waits=f"<!-- sprintbench:lost {dumps(request)} -->")
 
 
 def refused_card(run: str, request: Request, reason: str, where: Where) -> str:

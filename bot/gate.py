@@ -277,12 +277,9 @@ def _on_week(ask: Ask, asked: Request, weeks: dict[str, Workload], where: Where,
     request = replace(asked, week=week)
     if why := _beyond(weeks[week], request):
         return _Reply("refused", why)
-    baseline = ""
-    if request.vs is not None:
-        other = ledger().find(f"c{request.vs}", week)
-        if other is None or not other.commit:
-            return _Reply("refused", f"Nothing ran: [results/]({_results(where)}) has no run c{request.vs} of {week} with a known commit.")
-        baseline = other.commit
+    baseline = ledger().baseline(request) if request.vs is not None else ""
+    if request.vs is not None and not baseline:
+        return _Reply("refused", f"Nothing ran: [results/]({_results(where)}) has no run c{request.vs} of {week} with a known commit.")
     if asked.dry_run:
         return _Reply("accepted", dry_run(weeks[week], request, ledger().week(week)))
     card = queued_card(ask.request_id, request, where)

@@ -19,7 +19,7 @@ from bot.errors import Moved, UserError
 from bot.history import SECOND, TREND, History, age, second_name
 from bot.history import trend as history_trend
 from bot.hub import Hub
-from workloads.spec import Accepted, Result, SpecError, Workload, dumps, loads
+from workloads.spec import Accepted, Request, Result, SpecError, Workload, dumps, loads
 
 RESULT = re.compile(r"results/(week\d\d)/([cr]\d+(?:-2)?)/result\.json", re.ASCII)
 ACCEPTED = re.compile(r"results/(week\d\d)/([cr]\d+(?:-2)?)/accepted\.json", re.ASCII)
@@ -54,6 +54,11 @@ class Ledger:
         found = (path for path in sorted(self.files) if (named := RESULT.fullmatch(path)) and named[2] == run and week in ("", named[1]))
         path = next(found, None)
         return _result(path, self.files[path]) if path else None
+
+    def baseline(self, request: Request) -> str:
+        """The commit of the run that --vs names; "" without it, and where that run is not known."""
+        other = self.find(f"c{request.vs}", request.week or "") if request.vs else None
+        return other.commit if other else ""
 
     def newest(self) -> Result | None:
         """The run that was asked for last by a comment, of any week; no other is read."""

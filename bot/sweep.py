@@ -11,6 +11,7 @@ stays the only one. It claims the command, so that an event that comes late afte
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from typing import Any
 from bot import control, gate, publish, watch
 from bot.artifact import Rejected, open_artifact, open_second
 from bot.board import Board
-from bot.cards import cancelled_card, lost_card, refused_card, waits_for
+from bot.cards import cancelled_card, lost, lost_card, refused_card, waits_for
 from bot.checklist import is_log, log_tick, tick
 from bot.errors import UserError
 from bot.hub import Card, Hub, HubIssue
@@ -34,11 +35,14 @@ from workloads.spec import Request, Workload
 # The names under which bench.yml uploads.
 ARTIFACT = "result-{week}"
 SECOND_ARTIFACT = "second-{week}"
+SPOOLED_ARTIFACT = "spooled-{run}"
 REACH = timedelta(days=35)  # GitHub ends every workflow run by then
 # Events have come half an hour late, and a gate that works has five minutes.
 GRACE = timedelta(minutes=40)
 # Who wrote a command yesterday has asked again by now, or does not need it any more.
 HEARD = timedelta(hours=24)
+# A spool hands over with the next job of its machine; one that has none in so long is not waited for.
+RESCUED = timedelta(days=7)
 MOST = 20  # of each kind in one sweep; the oldest first, the others the next time
 NOT_TAKEN = f"No GPU runner took it within {duration_text(control.GIVEN_UP.total_seconds())}, so it was taken out of the queue."
 UNHEARD = ("Nothing ran: this command was not answered in time, because GitHub did not deliver it or the job that reads commands "
@@ -87,10 +91,11 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What is left behind, perhaps: the cards that wait, the commands without one, and the logs of late; at most MOST of each,
-    oldest first."""
+    """What is left behind, perhaps: the cards that wait, those that said of late that a result is lost, the commands without a
+    card, and the logs of late; at most MOST of each, oldest first."""
 
     waiting: tuple[Waiting, ...]
+    lost: tuple[Waiting, ...]
     unheard: tuple[Unheard, ...]
     logs: tuple[Log, ...]
 
@@ -101,8 +106,8 @@ def look(hub: Hub, workloads: Mapping[str, Workload], bot_login: str) -> Left:
     comments = hub.comments(now - REACH)
     asked = {f"c{comment['id']}": str(comment["created_at"]) for comment in comments}
     cards = [(comment, card) for comment in comments if (card := hub.card(comment))]
-    waiting = [Waiting(_issue(comment), card, request, asked.get(card.request_id, "")) for comment, card in cards
-               if (request := waits_for(comment["body"])) and request.week in workloads]
+    waiting, gone = ([Waiting(_issue(comment), card, request, asked.get(card.request_id, "")) for comment, card in cards
+                      if (request := of(comment["body"])) and request.week in workloads] for of in (waits_for, lost))
     answered = {card.request_id for _, card in cards}
     unheard = [Unheard(ask, bool(_count(comment, "eyes"))) for comment in comments
                if GRACE <= now - datetime.fromisoformat(comment["created_at"]) <= HEARD
@@ -110,7 +115,8 @@ def look(hub: Hub, workloads: Mapping[str, Workload], bot_login: str) -> Left:
     logs = [Log(int(comment["id"]), _issue(comment), comment["user"]["login"], int(comment["user"]["id"]), str(comment["html_url"]))
             for comment in comments if (comment.get("user") or {}).get("type") == "User" and is_log(comment["body"] or "")
             and now - datetime.fromisoformat(comment["updated_at"]) <= HEARD]
-    return Left(tuple(waiting[:MOST]), tuple(unheard[:MOST]), tuple(logs[:MOST]))
+    return Left(tuple(waiting[:MOST]), tuple(one for one in gone if now - one.card.updated <= RESCUED)[-MOST:], tuple(unheard[:MOST]),
+                tuple(logs[:MOST]))
 
 
 def _issue(comment: dict[str, Any]) -> int:
@@ -191,7 +197,7 @@ def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapp
             zipped = Path(folder) / "result.zip"
             zipped.write_bytes(packed)
             try:
-                checked = open_artifact(zipped, workload, request, request_id, run.commit)
+                checked = open_artifact(zipped, workload, request, request_id, run.commit, ledger.baseline(request))
             except Rejected as reason:
                 card = refused_card(request_id, request, str(reason), place.where)
             else:
@@ -205,6 +211,27 @@ def settle(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapp
     else:
         publish.give_up(hub, place, card, ledger, workloads)
     return ledger, True
+
+
+def rescue(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapping[str, Workload], where: Where,
+           board: Board | None = None) -> tuple[Ledger, bool]:
+    """Publish a result that was lost and came out of its machine's spool with a later job; the ledger after that, and whether it
+    was so. It is held against the commit of its own run, as ever."""
+    packed = hub.rescued(SPOOLED_ARTIFACT.format(run=left.card.request_id))
+    run = hub.workflow_run(left.card.workflow_run) if packed else None
+    if not packed or not run:
+        return ledger, False
+    with tempfile.TemporaryDirectory(prefix="sprintbench-") as folder:
+        zipped = Path(folder) / "result.zip"
+        zipped.write_bytes(packed)
+        try:
+            checked = open_artifact(zipped, workloads[left.request.week or ""], left.request, left.card.request_id, run.commit,
+                                    ledger.baseline(left.request))
+        except Rejected as reason:
+            sys.stderr.write(f"what a spool held for {left.card.request_id} is left out: {reason}\n")
+            return ledger, False
+    place = _since(left.place(where), left, checked.result.started)
+    return publish.publish(hub, branch, ledger, checked, workloads, place, board), True
 
 
 def _since(place: Place, left: Waiting, started: str) -> Place:

@@ -301,7 +301,9 @@ class Replies:
         number = run.id * 100 + place
         own, made = f"{self.api}/actions/artifacts/{number}", moment(run.finished or run.created)
         return {"id": number, "node_id": node("A", number), "name": name, "size_in_bytes": len(run.artifacts[name]), "url": own,
-                "archive_download_url": f"{own}/zip", "expired": False, "created_at": made, "expires_at": made, "updated_at": made}
+                "archive_download_url": f"{own}/zip", "expired": False, "created_at": made, "expires_at": made, "updated_at": made,
+                "workflow_run": {"id": run.id, "repository_id": 1, "head_repository_id": run.head_repository, "head_branch": BRANCH,
+                                 "head_sha": run.sha}}
 
     def machine(self, machine: Machine) -> JSON:
         return {"id": machine.id, "name": machine.name, "os": "linux", "status": machine.status, "busy": machine.busy,

@@ -565,6 +565,14 @@ def list_artifacts(call: Call) -> Reply:
     return Reply(200, {"total_count": len(found), "artifacts": page.body}, page.headers)
 
 
+def list_all_artifacts(call: Call) -> Reply:
+    """Of every run, newest first."""
+    found = [call.to.artifact(run, place, name) for run in reversed(call.hub.runs) for place, name in enumerate(run.artifacts)
+             if call.asked("name", name) == name]
+    page = call.paged(found)
+    return Reply(200, {"total_count": len(found), "artifacts": page.body}, page.headers)
+
+
 def get_artifact(call: Call) -> Reply:
     """Not the zip but where it lies: on another host on GitHub, where the token is not wanted."""
     call.someone()
@@ -718,6 +726,7 @@ OPERATIONS: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
         ("GET", "/actions/permissions/fork-pr-contributor-approval", get_fork_approval),
         ("GET", "/actions/variables/{name}", get_variable),
         ("GET", "/actions/runs/{run_id}/artifacts", list_artifacts),
+        ("GET", "/actions/artifacts", list_all_artifacts),
         ("GET", "/actions/artifacts/{artifact_id}/zip", get_artifact),
     )),
 )

@@ -35,7 +35,7 @@ KEPT = {
     "/actions/workflows/{workflow_id}/runs": "get", "/actions/runs": "get", "/actions/runs/{run_id}": "get",
     "/actions/runs/{run_id}/jobs": "get", "/actions/runs/{run_id}/cancel": "post",
     "/actions/runs/{run_id}/rerun": "post", "/actions/runners": "get", "/actions/runs/{run_id}/artifacts": "get",
-    "/actions/artifacts/{artifact_id}/{archive_format}": "get",
+    "/actions/artifacts": "get", "/actions/artifacts/{artifact_id}/{archive_format}": "get",
     "/actions/permissions": "get", "/actions/permissions/workflow": "get",
     "/actions/permissions/fork-pr-contributor-approval": "get", "/actions/variables/{name}": "get",
 }

@@ -211,6 +211,7 @@ class Run:
     attempt: int = 1
     started: datetime | None = None
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    head_repository: int = 1  # this one; a fork's pull request runs at another's commit
 
 
 @dataclass(slots=True)

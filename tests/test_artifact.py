@@ -49,9 +49,11 @@ def test_a_good_artifact(tmp_path: Path) -> None:
 
 def test_pairs_that_were_asked_for_are_checked_like_the_rest(tmp_path: Path) -> None:
     request = dataclasses.replace(REQUEST, vs=3)
-    paired = dataclasses.replace(RESULT, request=request, baseline=(OBSERVED,))
-    held = {**good(), "result.json": dumps(paired).encode()}
-    assert unpack(pack(tmp_path / "result.zip", held), request).result == paired
+    paired = dataclasses.replace(RESULT, request=request, observed=(OBSERVED,) * 6, baseline=(OBSERVED,) * 6, baseline_commit="1" * 40)
+    packed = pack(tmp_path / "result.zip", {**good(), "result.json": dumps(paired).encode()})
+    assert open_artifact(packed, WEEK01, request, RESULT.run, RESULT.commit, "1" * 40).result == paired
+    with pytest.raises(Rejected, match="the result is beside another commit"):
+        open_artifact(packed, WEEK01, request, RESULT.run, RESULT.commit, "2" * 40)
 
 
 def test_a_failed_run_is_a_result(tmp_path: Path) -> None:
@@ -108,10 +110,8 @@ LIES: dict[str, tuple[dict[str, bytes], str]] = {
     "a trace that unpacks without end": ({**good(), "trace.json.gz": gzip.compress(bytes(10**7))}, "packed too tightly"),
     "a file unnamed in the result": (of(dataclasses.replace(RESULT, files=()), **{"trace.json.gz": TRACE}), "not those it names"),
     "a named file that is not there": (of(RESULT), "not those it names"),
-    "an unmeasured baseline": ({**good(), "result.json": dumps(dataclasses.replace(RESULT, baseline=UNMEASURED.observed)).encode()},
-                               "must be measured"),
-    "a baseline nobody asked for": ({**good(), "result.json": dumps(dataclasses.replace(RESULT, baseline=(OBSERVED,))).encode()},
-                                    "pairs with another commit were not asked for"),
+    "a baseline nobody asked for": (edited(baseline_commit="1" * 40, baseline=json.loads(good()["result.json"])["observed"]),
+                                    "a baseline where --vs asks for one, and only there"),
     "no JSON": ({**good(), "result.json": b"not json"}, "not JSON"),
     "NaN": ({**good(), "result.json": NAN}, "NaN is not a measurement"),
     "infinity": ({**good(), "result.json": NAN.replace(b"NaN", b"1e999")}, "too large"),

@@ -496,8 +496,10 @@ def test_cards():
         f"[the command]({WHERE.comment_url}) · [workflow run]({WHERE.run_url})\n"
     )
     assert lost_card("c12", request, "failure", NOWHERE) == (
-        "<!-- sprintbench:card c12 -->\n\n### week01 · failed: the GPU job left no result · next: look at its log, then ask again\n\n"
-        "The job ended as `failure`, before it could write one: the runner died or lost its connection, or the job ran out of time.\n\n"
+        f"<!-- sprintbench:card c12 -->\n\n<!-- sprintbench:lost {dumps(request)} -->\n\n"
+        "### week01 · failed: the GPU job left no result · next: look at its log, then ask again\n\n"
+        "The job ended as `failure`, before it could hand one over: the runner died or lost its connection, or the job ran out of time. "
+        "A machine with a spool hands over what it measured with its next job, and this comment then becomes the report.\n\n"
         "**Next**\n\n- `/bench week01 --smoke` asks again.\n"
     )
     assert refused_card("c12", request, "a link in the `zip`", NOWHERE) == (

@@ -31,7 +31,7 @@ from workloads.plan import planned
 from workloads.spec import Request, dumps
 
 WEEKS = {"week01": WEEK01}
-NOTHING = "0 cards wait, 0 of them settled, 0 failed, 0 cancelled; 0 commands asked for again, 0 logs ticked; 2 API calls\n"
+NOTHING = "0 cards wait, 0 of them settled, 0 failed, 0 cancelled, 0 rescued; 0 commands asked for again, 0 logs ticked; 2 API calls\n"
 BENCH = Workflow(1, ".github/workflows/bench.yml", "bench", ("issue_comment",), (), ())
 
 
@@ -435,3 +435,54 @@ def test_a_log_on_another_issue_ticks_nothing(hub: Hub, localhub: Any, here: Pat
     localhub.comment_as("sprinter", issue.number, LOG)
     assert "0 logs ticked" in swept(localhub).stdout
     assert "[x]" not in issue.body
+
+
+# ---------------------------------------------------------------------------------------------------- out of a spool
+
+
+def spooled(localhub: Any, left: Left, held: dict[str, bytes], **changes: Any) -> Run:
+    """A later run whose bench job found a result in its machine's spool."""
+    workflow = dataclasses.replace(BENCH, id=2, path=changes.pop("path", BENCH.path))
+    artifacts = {f"spooled-{left.asked.place.request_id}": zipped(held)}
+    run = Run(4299, 2, workflow, changes.pop("event", "issue_comment"), {}, User("member", 1002), localhub.git.head(), "",
+              datetime.now(UTC), status="completed", conclusion="success", artifacts=artifacts, **changes)
+    localhub.hub.runs.append(run)
+    return run
+
+
+def lose(localhub: Any, hub: Hub) -> Left:
+    """The runner died after it had measured, before it could hand over: the card says so."""
+    left = leave(localhub, hub)
+    left.run.artifacts.clear()
+    assert "1 of them settled" in swept(localhub).stdout
+    assert "failed: the GPU job left no result" in card(localhub)
+    return left
+
+
+def test_what_a_spool_held_becomes_the_report(hub: Hub, localhub: Any, here: Path) -> None:
+    left = lose(localhub, hub)
+    assert "0 rescued" in swept(localhub).stdout
+    spooled(localhub, left, files(left.checked.result))
+    assert "1 rescued" in swept(localhub).stdout
+    assert "### week01 · met" in card(localhub)
+    assert localhub.git.read("main", f"results/week01/{left.asked.place.request_id}/result.json")
+    assert swept(localhub).stdout == NOTHING
+
+
+@pytest.mark.parametrize("changes", [{"path": ".github/workflows/ci.yml"}, {"event": "pull_request"}, {"head_repository": 2}])
+def test_a_spool_of_another_kind_is_none(hub: Hub, localhub: Any, here: Path, changes: dict[str, Any]) -> None:
+    """Anybody's pull request can upload an artifact of any name."""
+    left = lose(localhub, hub)
+    spooled(localhub, left, files(left.checked.result), **changes)
+    assert "0 rescued" in swept(localhub).stdout
+
+
+def test_a_spool_that_does_not_hold_is_left_out(hub: Hub, localhub: Any, here: Path) -> None:
+    left = lose(localhub, hub)
+    spooled(localhub, left, files(dataclasses.replace(left.checked.result, run="c1")))
+    done = swept(localhub)
+    assert "0 rescued" in done.stdout
+    assert "is left out: the result is of another run" in done.stderr
+    assert "left no result" in card(localhub)
+    localhub.hub.runs.remove(left.run)
+    assert "0 rescued" in swept(localhub).stdout, "its own run was deleted, so nobody knows its commit"
