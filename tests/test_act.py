@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Played
+from sample_week import result as sample_result
 
 from localhub import demo
 from localhub.demo import Local
@@ -25,6 +26,7 @@ from localhub.processes import alive, descendants
 from localhub.repository import Person, Repository
 from localhub.state import BOT, Comment, Run, now
 from localhub.workflows import CannotRun, stand_ins
+from workloads.spec import dumps
 
 WEEK01 = "workloads/week01_compile/run.py"
 SPRINTER = Person("sprinter", "1001+sprinter@users.noreply.github.com")
@@ -624,3 +626,87 @@ def test_a_sweep_answers_what_got_lost(local: Local) -> None:
     assert [ends(run) for run in hub.runs] == [{"Sweep": "success"}] * 2
     [reply] = replies(local)
     assert reply.startswith(f"<!-- sprintbench:card c{made.id} run={hub.runs[0].id} ")
+
+
+# ---------------------------------------------------------------------------------------------------- the real workflow, further commands
+
+QUICK = '''"""A week that ends at once."""
+
+from workloads.plan import planned
+from workloads.spec import Deliverable, Target, Workload
+
+FAST = Target("fast", "how fast it is", ">=", 2.0, "x")
+WORKLOAD = Workload(plan=planned({number}), name="quick", targets=(FAST,), headline=FAST,
+                    deliverables=tuple(Deliverable(text, by=(FAST,)) for text in planned({number}).deliverables))
+'''
+QUICK_RUN = '''"""Nothing but an answer."""
+
+import time
+
+from workloads.spec import Context, Estimate, Observed
+
+from . import FAST
+
+
+def run(ctx: Context) -> Observed:
+    time.sleep({sleep})
+    {then}
+    return Observed((FAST.measured(Estimate("exact", 3.0, 3.0, 3.0, (3.0,))),))
+'''
+
+
+def only_quick_weeks(local: Local, **weeks: str) -> None:
+    """In place of the real weeks: those named, each with a line of its run."""
+    with local.hub.lock:
+        git = local.hub.git
+        gone: dict[str, bytes | None] = {entry.path: None for entry in git.entries(git.head(), "workloads/", recursive=True)
+                                         if entry.kind == "blob" and entry.path.startswith("workloads/week")}
+        for week, then in weeks.items():
+            folder = f"workloads/{week}_quick"
+            gone[f"{folder}/__init__.py"] = QUICK.format(number=int(week[4:])).encode()
+            gone[f"{folder}/run.py"] = QUICK_RUN.format(then=then, sleep=120 if then == "slow" else 0).replace("    slow\n", "").encode()
+        git.put(gone, "Quick weeks", SPRINTER)
+
+
+def test_all_weeks_each_with_a_comment_of_its_own(local: Local) -> None:
+    only_quick_weeks(local, week02='raise RuntimeError("the GPU is on fire")', week03="pass")
+    made = comment(local, "sprinter", "/bench all --smoke")
+    run = local.hub.runs[-1]
+    assert {name: end for name, end in ends(run).items() if name.startswith(("Bench", "Report"))} == {
+        "Bench week02": "failure", "Bench week03": "success", "Report week02": "success", "Report week03": "success"}
+    summary, broken, fine = replies(local)
+    assert summary.startswith(f"<!-- sprintbench:card c{made.id} run={run.id} answer -->\n\n### All weeks · every week has ended")
+    assert "the GPU is on fire" in broken
+    assert "### week03 · not judged (smoke run)" in fine
+    held = [entry.path for entry in local.hub.git.entries("main", "results/", recursive=True) if entry.path.endswith("result.json")]
+    assert held == [f"results/{week}/c{made.id}/result.json" for week in ("week02", "week03")]
+
+
+def test_a_baseline_is_written_by_the_job_that_may(local: Local) -> None:
+    with local.hub.lock:
+        local.hub.git.put({"results/week01/c7/result.json": dumps(sample_result()).encode()}, "A run", SPRINTER)
+    comment(local, "sprinter", "/accept c7")
+    assert ends(local.hub.runs[-1])["Report week01"] == "success"
+    assert [end for name, end in ends(local.hub.runs[-1]).items() if name.startswith(("Bench", "Watch"))] == ["skipped"] * 2
+    assert b'"c7"' in (local.hub.git.read("main", "results/week01/c7/accepted.json") or b"")
+    [card] = replies(local)
+    assert "is the new baseline" in card
+
+
+@pytest.mark.slow
+def test_a_run_at_work_is_cancelled_by_a_comment(local: Local) -> None:
+    only_quick_weeks(local, week01="slow")
+    with local.hub.lock:
+        issue = local.hub.add_issue(local.hub.users["sprinter"], "Week 01 - PyTorch 2.x compile + profiling", "")
+        local.hub.add_comment(local.hub.users["sprinter"], issue.number, "/bench --smoke")
+    began = time.monotonic()
+    while not any(job.name == "Bench week01" and job.conclusion == "in_progress" for job in local.hub.runs[0].jobs):
+        assert time.monotonic() - began < 90, local.hub.runs[0].log
+        time.sleep(0.1)
+    time.sleep(3)  # the runner has begun
+    comment(local, "sprinter", "/cancel")
+    first, second = local.hub.runs
+    assert (first.conclusion, second.conclusion) == ("cancelled", "success")
+    card, answer = replies(local)
+    assert "### week01 · cancelled · " in card
+    assert "It was at work; its GPU is free in a moment." in answer
