@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from workloads.spec import Deliverable, Metric, Request, Result, Target, Workload, faults
+from workloads.spec import Deliverable, Metric, Observed, Request, Result, Target, Workload, faults
 
 Judgement = Literal["met", "missed", "not judged"]
 Validity = Literal["valid", "invalid", "unchecked"]
@@ -51,7 +51,8 @@ def hold_back(result: Result) -> str:
 def judge(workload: Workload, result: Result) -> tuple[Verdict, ...]:
     """A verdict for each target of `workload`, in its order: the low end of the interval must reach a lower bound, the high
     end an upper one. A target whose proof is not met is not judged, whatever its own number is."""
-    alone = {target.name: _judge_alone(target, result) for target in workload.targets}
+    observed = result.pooled()
+    alone = {target.name: _judge_alone(target, result, observed) for target in workload.targets}
     return tuple(_with_proof(verdict, alone) for verdict in alone.values())
 
 
@@ -72,8 +73,7 @@ def earned(workload: Workload, result: Result) -> tuple[str, ...]:
             *(f"deliverable/{i}" for i, deliverable in enumerate(workload.deliverables) if deliverable in shown))
 
 
-def _judge_alone(target: Target, result: Result) -> Verdict:
-    observed = result.pooled()
+def _judge_alone(target: Target, result: Result, observed: Observed | None) -> Verdict:
     metric = observed.metric(target.name) if observed else None
     if reason := hold_back(result) or _unfit(target, result):
         return Verdict(target, "not judged", reason, metric)

@@ -10,6 +10,7 @@ is in the other's history; both are in that of later runs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,6 +22,7 @@ from workloads.spec import Estimate, Metric, Observed, Request, Result, Unit, Wo
 SECOND = "-2"
 TREND = "trend.png"
 TREND_RUNS = 40  # earlier runs that a picture shows
+NEAR_RUNS = 200  # comparable runs among which those that measured a metric are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +88,25 @@ def alike(a: Result, b: Result) -> bool:
             and _asked(a.request) == _asked(b.request) and a.week == b.week)
 
 
+@functools.cache
 def _asked(request: Request) -> Request:
     """A request without what changes nothing about the measurement; every other option, one not yet invented too, does."""
     return replace(request, vs=request.vs and 1, dry_run=False, runs=())
 
 
 def comparable(result: Result, runs: Sequence[Result]) -> tuple[Result, ...]:
-    """Of `runs` those that `result` may be held against, whatever was accepted since; oldest first."""
+    """Of `runs` those that `result` may be held against, whatever was accepted since; oldest first, by `age`."""
     if not counts(result):
         return ()
     own, stem = age(result), first_name(result.run)
-    return tuple(sorted((run for run in runs if counts(run) and alike(run, result) and age(run) < own and first_name(run.run) != stem),
+    return tuple(sorted((run for run in runs if alike(run, result) and age(run) < own and first_name(run.run) != stem and counts(run)),
                         key=age))
+
+
+def near(result: Result, history: History) -> History:
+    """The same history with no more of it than is needed to tell what came of `result`, for a ledger that has grown long."""
+    own = [run for run in history.earlier if run.run == first_name(result.run)]
+    return replace(history, earlier=(*comparable(result, history.earlier)[-NEAR_RUNS:], *own))
 
 
 def past(result: Result, runs: Sequence[Result], accepted: Collection[str]) -> tuple[Result, ...]:

@@ -26,6 +26,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Literal
 
 ChangeKind = Literal["insufficient", "unchanged", "suspected_regression", "confirmed_regression", "cleared",
@@ -178,16 +179,13 @@ def _factor(n: int) -> float:
 def _spread(ordered: Sequence[float], middle: float) -> float:
     """The root of the biweight midvariance: a standard deviation to which what lies far out adds little, then nothing. Where
     more than half of the runs agree to the digit, the MAD is 0 and says nothing of scale; NOISE_FLOOR takes its place."""
-    squares = [(x - middle) * (x - middle) for x in ordered]
-    mad = _median(sorted([abs(x - middle) for x in ordered]))
-    cut = (CUT * max(mad, NOISE_FLOOR / 1.4826)) ** 2
-    above = below = 0.0
-    for square in squares:
-        if square < cut:
-            rest = 1 - square / cut
-            above += square * rest * rest * rest * rest
-            below += rest * (5 * rest - 4)
-    # `below` is above 0: half of the runs give 0.92 or more each, and no other less than -0.8.
+    deviations = [x - middle for x in ordered]
+    squares: list[float] = list(map(mul, deviations, deviations))
+    cut = (CUT * max(_median(sorted(map(abs, deviations))), NOISE_FLOOR / 1.4826)) ** 2
+    rests = [max(0.0, 1 - square / cut) for square in squares]  # with u^2 = square / cut, 1 - u^2; beyond the cut nothing
+    weights: list[float] = list(map(mul, rests, rests))
+    above: float = sum(map(mul, squares, map(mul, weights, weights)))
+    below = 5 * sum(weights) - 4 * sum(rests)  # of (1 - u^2) (1 - 5 u^2); above 0, for half give 0.92 or more, no other below -0.8
     return math.sqrt(len(ordered) * above) / below
 
 

@@ -17,7 +17,7 @@ from typing import assert_never
 from tabulate import tabulate
 
 from bot.acceptance import Verdict, earned, hold_back, judge, validity
-from bot.history import TREND, History, Trend, against, change, comparable, counts, first_name, measured, pair, trend
+from bot.history import TREND, History, Trend, against, change, comparable, counts, first_name, measured, near, pair, trend
 from bot.regression import FEWEST_PAIRS, FEWEST_RUNS, FLOOR, Change, Paired
 from workloads.spec import (
     LOG_TAIL_CHARS,
@@ -242,11 +242,11 @@ def report(workload: Workload, result: Result, where: Where, history: History | 
     """The comment of one finished run, whole. `history` holds the week's runs before it, from which the acceptance "3/5 -> 4/5"
     starts and against which its headline metric is held; without it nothing is said of the past. At most LIMIT characters:
     further tables go first, then other metrics, notes and the environment."""
-    known = history or History()
+    known = near(result, history) if history else History()
     verdicts = judge(workload, result)
     observed = result.pooled() or Observed(metrics=())
     shown, others = _split_metrics(workload, observed)
-    before = [earned(workload, run) for run in known.earlier]
+    before = [earned(workload, run) for run in history.earlier] if history else []
     told = None if history is None or result.baseline else change(workload, result, known.earlier, known.accepted, known.second)
     versus = against(workload, result.baseline, result.observed)
     sections = [

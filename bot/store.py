@@ -16,7 +16,7 @@ from pathlib import Path
 from bot import documents, regions, scoreboard
 from bot.artifact import Checked
 from bot.errors import Moved, UserError
-from bot.history import SECOND, TREND, History, age, second_name
+from bot.history import SECOND, TREND, History, age, near, second_name
 from bot.history import trend as history_trend
 from bot.hub import Hub
 from workloads.spec import Accepted, Request, Result, SpecError, Workload, dumps, loads
@@ -141,7 +141,7 @@ def plots(result: Result) -> dict[str, bytes]:
 def trend(result: Result, workload: Workload | None, history: History) -> dict[str, bytes]:
     """The picture of how a run's headline metric came to where it is, by path: TREND, where there are runs to compare with. It
     follows from the run and older ones, so it stays as later runs arrive."""
-    told = history_trend(workload, result, history.earlier, history.accepted) if workload else None
+    told = history_trend(workload, result, near(result, history).earlier, history.accepted) if workload else None
     if told is None:
         return {}
     from bot import plot

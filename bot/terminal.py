@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from bot.acceptance import judge
 from bot.compare import WORDS, change_text, difference, pairs, summary
-from bot.history import change, counts, measured, second_name
+from bot.history import change, counts, measured, pair, second_name
 from bot.regression import FEWEST_RUNS, Change, ChangeKind
 from bot.report import Where, differences, gpu_text, interval_text, metric_name, options, share_text, state_text, value_text
 from workloads.spec import Result, Workload
@@ -67,13 +68,20 @@ def history(workload: Workload, runs: Sequence[Result], accepted: Sequence[str],
         second = next((other for other in runs if run.run != second_name(run.run) == other.run), None)
         told = change(workload, run, runs[:place], accepted, second)
         metric = measured(run, target.name)
-        moved, limit = _numbers(told)
+        first, twice = pair(target.name, run, runs[:place], None)
+        moved, limit = _numbers(told and replace(told, delta=_own_delta(told, first, twice, target.name) if twice else told.delta))
         said, style = _said(workload, run, told)
         table.add_row(f"{run.run}, accepted" if run.run in accepted else run.run, run.started[:10], gpu_text(run.machine),
                       options(run.request).strip(), run.commit[:7], value_text(metric.estimate, metric.unit) if metric else "",
                       moved, limit, Text(said, style=style))
     hidden = len(runs) - len(table.rows)
     return Group(table, *([f"{hidden} older runs are not shown: --last {len(runs)} shows all."] if hidden else []))
+
+
+def _own_delta(told: Change, first: Result, second: Result, name: str) -> float:
+    """Where a second run itself lies: what it is told is of the first."""
+    one, two = (metric.estimate.value for run in (first, second) if (metric := measured(run, name)))
+    return (1 + told.delta) * two / one - 1
 
 
 def _numbers(told: Change | None) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from golden import BEST, SAME, WORKLOAD, stored
 
-from bot.history import against, alike, change, counts, first_name, measured, pair, past, second_name, trend
+from bot.history import NEAR_RUNS, History, against, alike, change, counts, first_name, measured, near, pair, past, second_name, trend
 from workloads.spec import Estimate, Failure, Metric, Observed, Result, SpecError
 
 OK = stored("ok")
@@ -84,6 +84,17 @@ def test_an_accepted_run_is_the_first_of_its_segment() -> None:
     assert names(past(run(8), STEADY, ("c8",))) == names(STEADY)[:7]
     elsewhere = (*STEADY[:5], run(6, request=OTHER), *STEADY[6:])
     assert names(past(NEW, elsewhere, ("c6",))) == names(STEADY[:5] + STEADY[6:])
+
+
+def test_a_long_history_is_cut_without_changing_what_is_told() -> None:
+    long = tuple(run(n, 2 + n % 7 / 100, request=OTHER if n % 3 == 0 else OK.request) for n in range(1, 900))
+    first, second = run(950, 1.9), run(951, 1.9, "c950-2")
+    for result, runs in ((first, long), (second, (*long, first))):
+        whole = History(runs, ("c4", "c700"), None)
+        cut = near(result, whole)
+        assert len(cut.earlier) == NEAR_RUNS + (result is second)
+        assert change(WORKLOAD, result, cut.earlier, cut.accepted) == change(WORKLOAD, result, runs, whole.accepted)
+        assert trend(WORKLOAD, result, cut.earlier, cut.accepted) == trend(WORKLOAD, result, runs, whole.accepted)
 
 
 def test_a_command_run_twice_is_one_question() -> None:
