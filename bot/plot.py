@@ -12,8 +12,9 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bot.report import figure
@@ -27,6 +28,8 @@ SMALLEST, LARGEST = 1e-12, 1e12  # and what an axis can name
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6e7781", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "ooo")
+SHADES = ("#f3f6fa", "#a6c8e4", "#4a90c2", "#0b4f8a", "#08264a")  # light to dark for any eye, and in grey; numbers stand in the cells
+CELLS = 12  # what a heatmap can hold each way
 INK, FAINT, GRID, PAPER = "#24292f", "#57606a", "#d8dee4", "#ffffff"
 TITLE_PT, TEXT_PT, SMALL_PT = 10.5, 9.0, 8.0
 ROW = 0.058  # height of a line of text beside the axes, as a share of their height
@@ -63,7 +66,9 @@ def draw(table: Table) -> bytes:
     canvas = FigureCanvasAgg(Figure(figsize=(WIDTH_PX / DPI, HEIGHT_PX / DPI), dpi=DPI, layout="constrained"))
     axes = canvas.figure.add_subplot()
     marks = [mark for mark in chart.marks[:MARKS] if abs(mark) < LARGEST]
-    labels = {"lines": _lines, "bars": _bars, "stacked": _stacked}[chart.kind](axes, table, chart, marks)
+    if chart.kind == "heatmap":
+        marks = []
+    labels = {"lines": _lines, "bars": _bars, "stacked": _stacked, "heatmap": _heatmap}[chart.kind](axes, table, chart, marks)
     unit = next(c.unit for c in table.columns if c.name == chart.y)
     for mark in marks:
         axes.axhline(mark, color=FAINT, linewidth=1.1, linestyle=(0, (4, 3)), zorder=2.5)
@@ -74,7 +79,7 @@ def draw(table: Table) -> bytes:
     return buffer.getvalue()
 
 
-# ---------------------------------------------------------------------------------------------------- the three kinds
+# ---------------------------------------------------------------------------------------------------- the four kinds
 
 
 def _lines(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> list[Label]:
@@ -144,6 +149,29 @@ def _stacked(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> 
     return labels
 
 
+def _heatmap(axes: Axes, table: Table, chart: Chart, _: Sequence[float]) -> list[Label]:
+    """A cell for each x and `by`, first row at the top; its shade runs from the smallest value, or 0, to the largest."""
+    xs, rows = _texts(table, chart.x), _texts(table, chart.by)
+    values = {(x, row): point.y for x, row, point in zip(xs, rows, _points(table, chart), strict=True)}
+    columns, names = (list(dict.fromkeys(texts))[:CELLS] for texts in (xs, rows))
+    known = [y for (x, row), y in values.items() if y is not None and x in columns and row in names]
+    shade = Normalize(min([0.0, *known]), max(known, default=0.0) or 1.0)
+    shades = LinearSegmentedColormap.from_list("shades", SHADES)
+    texts = dict(zip(known, _alike(known), strict=True))
+    for across, x in enumerate(columns):
+        for down, row in enumerate(names):
+            y = values.get((x, row))
+            colour = PAPER if y is None else to_hex(shades(float(shade(y))))
+            axes.add_patch(Rectangle((across - 0.5, down - 0.5), 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=1.5, zorder=2))
+            axes.text(across, down, "" if y is None else texts[y], ha="center", va="center", color=_ink_on(colour), zorder=4,
+                      fontsize=TEXT_PT if max(len(columns), len(names)) <= 8 else SMALL_PT - 1)
+    _name_places(axes, columns)
+    axes.set_xlim(-0.5, max(1, len(columns)) - 0.5)
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), [_clipped(name, 22) for name in names])
+    return []
+
+
 # ---------------------------------------------------------------------------------------------------- numbers and names
 
 
@@ -190,17 +218,27 @@ def _clipped(text: str, most: int) -> str:
 
 
 def _dress(axes: Axes, table: Table, chart: Chart) -> None:
-    axes.set_title(textwrap.fill(table.title, 78), loc="left", fontsize=TITLE_PT, color=INK, fontweight="bold")
-    for name, set_label in ((chart.x, axes.set_xlabel), (chart.y, axes.set_ylabel)):
-        unit = next(c.unit for c in table.columns if c.name == name)
-        set_label(_clipped(f"{name} ({unit})" if unit else name, 60), fontsize=TEXT_PT, color=INK)
+    title, down = table.title, chart.by if chart.kind == "heatmap" else chart.y
+    if chart.kind == "heatmap":
+        title += f": {_named(table, chart.y)}"
+    axes.set_title(textwrap.fill(title, 78), loc="left", fontsize=TITLE_PT, color=INK, fontweight="bold")
+    for name, set_label in ((chart.x, axes.set_xlabel), (down, axes.set_ylabel)):
+        set_label(_clipped(_named(table, name), 60), fontsize=TEXT_PT, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=SMALL_PT)
+    if chart.kind == "heatmap":
+        return
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def _named(table: Table, name: str) -> str:
+    """A column's name with its unit; "" where a chart names none."""
+    unit = next((c.unit for c in table.columns if c.name == name), "")
+    return f"{name} ({unit})" if unit else name
 
 
 def _span_y(axes: Axes, values: Sequence[float], above: float) -> None:
