@@ -47,7 +47,9 @@ def painted(png: bytes, colour: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "drawn", [table(LINES), table(BARS), table(STACKED), table(HEATMAP), *stored("ok").observed[0].tables], ids=lambda t: f"{t.name}-{t.chart.kind}"
+    "drawn",
+    [*map(table, (LINES, BARS, STACKED, HEATMAP)), *stored("ok").observed[0].tables],
+    ids=lambda t: f"{t.name}-{t.chart.kind}",
 )
 def test_a_chart_is_a_png_of_one_size_and_always_the_same(drawn: Table):
     png = draw(drawn)
@@ -93,7 +95,11 @@ def test_a_mark_is_drawn_and_has_room_above_the_data():
     assert blue.sum(axis=0).max() < HEIGHT_PX / 8
 
 
-@pytest.mark.parametrize("chart", [LINES, BARS, STACKED, HEATMAP, replace(HEATMAP, by=""), replace(LINES, by="", low="", high="", log_x=False)], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "chart",
+    [LINES, BARS, STACKED, HEATMAP, replace(HEATMAP, by=""), replace(LINES, by="", low="", high="", log_x=False)],
+    ids=lambda c: c.kind,
+)
 @pytest.mark.parametrize(
     "rows",
     [
@@ -122,7 +128,11 @@ def test_more_than_a_picture_holds(chart: Chart):
 
 def test_a_heatmap_is_darker_where_there_is_more_and_blank_where_there_is_nothing():
     rows: tuple[tuple[Cell, ...], ...] = (
-        ("a", "top", 1, 0.0, None, None), ("b", "top", 1, 0.5, None, None), ("a", "foot", 1, 1.0, None, None), ("b", "foot", 1, None, None, None))
+        ("a", "top", 1, 0.0, None, None),
+        ("b", "top", 1, 0.5, None, None),
+        ("a", "foot", 1, 1.0, None, None),
+        ("b", "foot", 1, None, None, None),
+    )
     seen = pixels(draw(table(HEATMAP, rows))).mean(axis=-1)
     nearly = lambda shade: np.argwhere(abs(seen - np.mean([int(shade[i : i + 2], 16) for i in (1, 3, 5)])) < 1)  # noqa: E731
     light, middle, dark = (nearly(SHADES[i]) for i in (0, 2, 4))

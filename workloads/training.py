@@ -1,4 +1,4 @@
-"""How a decoder is trained here: AdamW in bf16 autocast on batches of tokens, and what was seen on the way.
+"""How a decoder is trained here: AdamW on batches of tokens, in bf16 autocast on a GPU, and what was seen on the way.
 
 A plain loop in nanoGPT's spirit. The host never waits for the GPU but every `LOOK` steps, to see whether time is up or the
 loss is no number; losses and gradient norms stay on the device until the end.
@@ -106,8 +106,8 @@ class Trainer:
         self.optimizer.state.clear()
 
     def loss(self, batch: Tensor) -> Tensor:
-        """Mean loss of (B, T + 1) tokens in nats, in bf16 autocast."""
-        with torch.autocast(self.device.type, torch.bfloat16):
+        """Mean loss of (B, T + 1) tokens in nats."""
+        with autocast(self.device):
             hidden = self.model.hidden(batch[:, :-1], self.at)
             return self._head(hidden, self.model.embedding.weight, batch[:, 1:])
 
@@ -157,6 +157,11 @@ class Trainer:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU. On a CPU float32: few have bf16 units, and without them it is a hundred times slower."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of the tied head, in float32; compiled, logits are widened as they are read."""
     return F.cross_entropy(F.linear(hidden, weight).float().flatten(0, 1), targets.flatten())
@@ -164,12 +169,14 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def losses_of(model: Decoder, rows: Tensor, at: Places, *, at_once: int = 8) -> Tensor:
-    """Nats of each next token of (N, T + 1) tokens, (N, T) in float32, in bf16 autocast; `at_once` rows at a time."""
+    """Nats of each next token of (N, T + 1) tokens, (N, T) in float32; `at_once` rows at a time, the last time
+    filled up, so that what is compiled for a shape meets one shape."""
     found = []
     for some in torch.split(rows, at_once):
-        with torch.autocast(rows.device.type, torch.bfloat16):
-            logits = model(some[:, :-1], at)
-        found.append(F.cross_entropy(logits.float().transpose(1, 2), some[:, 1:], reduction="none"))
+        full = some if len(some) == at_once else torch.cat([some, some[:1].expand(at_once - len(some), -1)])
+        with autocast(rows.device):
+            logits = model(full[:, :-1], at)
+        found.append(F.cross_entropy(logits.float().transpose(1, 2), full[:, 1:], reduction="none")[:len(some)])
     return torch.cat(found)
 
 
