@@ -65,7 +65,7 @@ def test_a_limit_ends_the_reading(tmp_path: Path) -> None:
 
 
 def test_a_vendored_file_is_known_by_its_lines() -> None:
-    edited = BODY.replace("def function_number_3(", "def renamed_number_3(") + "\n# vendored from elsewhere, and changed in this line here\n"
+    edited = BODY.replace("def function_number_3(", "def renamed_number_3(") + "\n# vendored, and changed in this one line here\n"
     own = BODY.replace("function", "method").replace("constant", "variable")
     assert corpus.without_seen([edited, own, "x = 1\n"], ["", BODY]) == ([own, "x = 1\n"], 1)
 

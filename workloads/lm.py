@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 PositionKind = Literal["rope", "pi", "ntk", "dynamic", "yarn", "alibi", "none"]
 FeedForwardKind = Literal["gelu", "swiglu", "geglu", "relu2"]
 NormKind = Literal["rmsnorm", "layernorm"]
+P = ParamSpec("P")
+R = TypeVar("R")
 ROTARY: tuple[PositionKind, ...] = ("rope", "pi", "ntk", "dynamic", "yarn")
 GATED: tuple[FeedForwardKind, ...] = ("swiglu", "geglu")
 
@@ -390,6 +392,13 @@ class Decoder(nn.Module):
         return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
+def compile_for(function: Callable[P, R], device: str) -> Callable[P, R]:
+    """`function` through torch.compile, whole graph, static shapes. On a CPU the graph is traced and run as it is: generating
+    Inductor's C++ would take a minute for a smoke test."""
+    found: Callable[P, R] = torch.compile(function, fullgraph=True, dynamic=False, backend="eager" if device == "cpu" else "inductor")
+    return found
+
+
 def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
@@ -452,7 +461,7 @@ class Session:
         self.length = 0
         self._token = torch.zeros(batch, 1, dtype=torch.int64, device=weight.device)
         self._here = torch.zeros(1, dtype=torch.int64, device=weight.device)
-        self._one = torch.compile(self._once, fullgraph=True, dynamic=False) if compiled else self._once
+        self._one = compile_for(self._once, weight.device.type) if compiled else self._once
         self._graph: torch.cuda.CUDAGraph | None = None
         if graph:
             self._graph, self._out = _recorded(self._one)

@@ -6,6 +6,7 @@ loss is no number; losses and gradient norms stay on the device until the end.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -19,9 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from workloads import measure
-from workloads.lm import Decoder, Places
+from workloads import lm, measure
+from workloads.lm import Config, Decoder, Places
 
 Batches = Iterator[npt.NDArray[np.int64]]  # each (B, T + 1)
 
@@ -75,27 +77,30 @@ class Course:
             found += not math.isfinite(self.norms[i]) or (bool(before) and self.norms[i] > SPIKE * median(before))
         return found
 
-    def diverged(self, untrained: float) -> bool:
-        """Whether the loss is no number, or ended above that of the untrained network, or BLOWN_UP above its own lowest."""
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss is no number, or ended above that of the untrained network, its first, or BLOWN_UP above its own lowest."""
         if not all(map(math.isfinite, self.losses)):
             return True
-        last = float(np.mean(self.losses[-10:]))
-        lowest = min(float(np.mean(self.losses[i:i + 10])) for i in range(max(1, len(self.losses) - 9)))
-        return last > untrained or last > lowest + BLOWN_UP
+        few = max(1, min(10, len(self.losses) // 4))  # one batch is noisy
+        last = float(np.mean(self.losses[-few:]))
+        lowest = min(float(np.mean(self.losses[i:i + few])) for i in range(len(self.losses) - few + 1))
+        return last > self.losses[0] or last > lowest + BLOWN_UP
 
 
 class Trainer:
-    """A network with its optimiser. `fused` is the loss, compiled where the network is; `restart` makes both as new, in place,
-    so that what is compiled serves many trainings."""
+    """A network with its optimiser. `compiled` compiles the head and its loss, `whole` the whole loss as one graph; `restart`
+    makes network and optimiser as new, in place, so that what is compiled serves many trainings."""
 
-    def __init__(self, model: Decoder, at: Places, *, compiled: bool) -> None:
+    def __init__(self, model: Decoder, at: Places, *, compiled: bool, whole: bool = False) -> None:
         self.model, self.at = model, at
         self.device = model.embedding.weight.device
         wide = [p for p in model.parameters() if p.dim() > 1]
         flat = [p for p in model.parameters() if p.dim() == 1]  # gains and biases: decaying those would pull norms to zero
         groups: list[dict[str, Any]] = [{"params": wide}, {"params": flat, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=self.device.type == "cuda")
-        self._head = torch.compile(head_loss, dynamic=False) if compiled and self.device.type == "cuda" else head_loss
+        self._head = lm.compile_for(head_loss, self.device.type) if compiled and not whole else head_loss
+        self._loss = lm.compile_for(self.loss, self.device.type) if whole else self.loss
 
     def restart(self, seed: int) -> None:
         self.model.restart(seed)
@@ -115,7 +120,7 @@ class Trainer:
         """One optimisation step; loss and gradient norm stay on the device."""
         for group, decay in zip(self.optimizer.param_groups, (recipe.weight_decay, 0.0), strict=True):
             group["lr"], group["weight_decay"] = rate, decay
-        loss = self.loss(batch)
+        loss = self._loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch annotates this method only in part
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
         self.optimizer.step()
@@ -160,6 +165,26 @@ class Trainer:
 def autocast(device: torch.device) -> torch.autocast:
     """bf16 on a GPU. On a CPU float32: few have bf16 units, and without them it is a hundred times slower."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+@contextlib.contextmanager
+def attention_kernel(device: str, config: Config, batch: int, progress: Callable[[str], None]) -> Iterator[str]:
+    """On CUDA, the fastest attention kernel that is right for this shape, for all that runs inside; says in a few words which."""
+    if device == "cpu":
+        yield "as torch chooses on a CPU"
+        return
+
+    def fastest(arms: dict[str, Callable[[], object]]) -> str:
+        times = measure.time_interleaved(arms, device="cuda", blocks=6, block_ms=5.0, warmup_s=0.1)
+        medians = {name: median(times[name]) for name in arms}
+        progress("attention, forward and backward: " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in medians.items()))
+        return min(medians, key=medians.__getitem__)
+
+    shape = (batch, config.heads, config.trained_length, config.head_width)
+    chosen = lm.choose_attention((SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION), shape, fastest)
+    others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel([chosen, *others] if chosen else others, set_priority=True):
+        yield f"{chosen.name}, the fastest that is right" if chosen else "as torch chooses: neither cuDNN's nor FlashAttention's was right"
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -157,7 +157,6 @@ def _beyond(seen: Seen) -> list[int]:
 
 def _tables(seen: Seen) -> tuple[Table, ...]:
     method, position, nats = Column("method"), Column("position", "count"), Column("nats a token")
-    ratio, low, high = Column("ratio", "x"), Column("low", "x"), Column("high", "x")
     ablation = ablation_table(seen)
     drawn = [m for m in seen.methods if m.name != AGAIN and m.ratio and m.ratio.value <= DRAWN_UP_TO]
     judged = seen.method(JUDGED)
@@ -167,9 +166,10 @@ def _tables(seen: Seen) -> tuple[Table, ...]:
               tuple(_curves(seen, tuned=False)), Chart("lines", x="position", y="nats a token", by="method")),
         Table("by_position_tuned", f"Loss by position after a short fine-tuning at {seen.length:,} tokens", (method, position, nats),
               tuple(_curves(seen, tuned=True)), Chart("lines", x="position", y="nats a token", by="method")),
-        Table("ratios", f"Perplexity at {seen.length:,} over the window of {seen.config.trained_length:,}, same tokens",
-              (method, ratio, low, high), tuple((m.name, r.value, r.low, r.high) for m in drawn if (r := m.ratio)),
-              Chart("bars", x="method", y="ratio", low="low", high="high", marks=(1.0, RATIO.bound))),
+        Table("ratios", f"Perplexity at {seen.length:,} against a window of {seen.config.trained_length:,}: below 0 is better",
+              (method, Column("change", "%"), Column("low"), Column("high")),
+              tuple((m.name, *(100 * (end - 1) for end in (r.value, r.low, r.high))) for m in drawn if (r := m.ratio)),
+              Chart("bars", x="method", y="change", low="low", high="high", marks=(0.0, 100 * (RATIO.bound - 1)))),
         Table("passkey", f"Pass key, {JUDGED}", key_columns, tuple(_key_cells(judged)),
               Chart("heatmap", x="length", y="share found", by="depth")),
         Table("passkey_lengths", "Pass key found by length, mean over depths", (method, Column("length", "count"), Column("share found")),

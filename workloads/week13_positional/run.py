@@ -8,9 +8,7 @@ Time budgets decide how many steps a training has. What cannot run, or does not 
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,12 +16,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workloads import corpus, lm, machine, measure
 from workloads.lm import Config, Decoder, Position, PositionKind
 from workloads.spec import Context, Observed, plain_text
-from workloads.training import Course, Recipe, Trainer, autocast, steps_within
+from workloads.training import Course, Recipe, Trainer, attention_kernel, autocast, steps_within
 from workloads.week13_positional.ablation import (
     AGAIN,
     CONTROL,
@@ -44,7 +41,6 @@ ZERO_SHOT: tuple[tuple[str, PositionKind, PositionKind], ...] = (  # name, posit
     ("YaRN", "yarn", "rope"), ("ALiBi", "alibi", "alibi"), ("NoPE", "none", "none"))
 FINE_TUNED: tuple[tuple[str, PositionKind], ...] = (  # the judged one and its noise first: what comes last may find no time left
     (JUDGED, "yarn"), (AGAIN, "yarn"), ("PI fine-tuned", "pi"), ("NTK-aware fine-tuned", "ntk"), ("RoPE fine-tuned", "rope"))
-BACKENDS = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 KEY_SHARE = 1 / 16  # rows of training batches that hold a pass key
 TUNE_SHARE = 0.08  # fine-tuning steps, of the training's
@@ -75,8 +71,8 @@ FULL_SIZES = Sizes(Config(), stretch=4, stride=256, batch=32, learning_rate=1.5e
                    most_steps=6000, most_bytes=30_000_000, documents=160, key_lengths=(1.0, 1.5, 2.0, 3.0, 4.0), keys=8, at_once=8,
                    late_s=430.0)
 SMOKE_SIZES = Sizes(Config(width=32, layers=1, heads=2, trained_length=64), stretch=4, stride=32, batch=4, learning_rate=1e-2,
-                    tune_rate=3e-3, train_s=3.0, tune_s=1.0, most_steps=40, most_bytes=25_000, documents=8, key_lengths=(1.0, 3.0), keys=1, at_once=8,
-                    late_s=600.0)
+                    tune_rate=3e-3, train_s=3.0, tune_s=1.0, most_steps=40, most_bytes=25_000, documents=8,
+                    key_lengths=(1.0, 3.0), keys=1, at_once=8, late_s=600.0)
 
 
 def run(ctx: Context) -> Observed:
@@ -110,7 +106,8 @@ class Laboratory:
     def observe(self) -> Observed:
         ceilings = machine.ceilings(self.ctx.device)
         self.ctx.progress("measured ceilings: " + ", ".join(f"{m.estimate.value:.4g} {m.unit}" for m in ceilings))
-        with self._attention():
+        with attention_kernel(self.ctx.device, self.config, self.sizes.batch, self.ctx.progress) as kernel:
+            self.notes.append(f"Attention kernel: {kernel}")
             trained = self._train()
             methods = [self._zero_shot(name, kind, weights, trained) for name, kind, weights in ZERO_SHOT]
             methods += self._fine_tune(trained)
@@ -118,7 +115,8 @@ class Laboratory:
         config = self.config
         self.notes += [
             f"Network: width {config.width}, layers {config.layers}, heads {config.heads}, "
-            f"{lm.parameters(self.reader) / 1e6:.1f}M parameters, trained at {config.trained_length:,} tokens in {'bf16 autocast' if self.ctx.device == 'cuda' else 'float32'} with AdamW",
+            f"{lm.parameters(self.reader) / 1e6:.1f}M parameters, "
+            f"trained at {config.trained_length:,} tokens in {'bf16 autocast' if self.ctx.device == 'cuda' else 'float32'} with AdamW",
             f"Text: Python sources of installed packages, split by package, {len(self.text.stream) / 1e6:.1f}M tokens to train on; "
             f"sha256 {self.text.manifest.sha256[:16]}, all of it in corpus.json",
             *self._unpinned(),
@@ -143,27 +141,6 @@ class Laboratory:
 
     def _late(self) -> bool:
         return time.monotonic() - self.began > self.sizes.late_s
-
-    @contextlib.contextmanager
-    def _attention(self) -> Iterator[None]:
-        """The fastest attention kernel that is right on this GPU, for everything that runs inside."""
-        if self.ctx.device == "cpu":
-            yield
-            return
-        config = self.config
-
-        def fastest(arms: dict[str, Callable[[], object]]) -> str:
-            times = measure.time_interleaved(arms, device="cuda", blocks=6, block_ms=5.0, warmup_s=0.1)
-            medians = {name: statistics.median(times[name]) for name in arms}
-            self.ctx.progress("attention, forward and backward: " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in medians.items()))
-            return min(medians, key=medians.__getitem__)
-
-        shape = (self.sizes.batch, config.heads, config.trained_length, config.head_width)
-        chosen = lm.choose_attention(BACKENDS, shape, fastest)
-        self.notes.append(f"Attention kernel: {chosen.name if chosen else 'as torch chooses'}, the fastest that is right")
-        with sdpa_kernel([*([chosen] if chosen else []), SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
-                         set_priority=True):
-            yield
 
     # ------------------------------------------------------------------------------------------------ training
 
