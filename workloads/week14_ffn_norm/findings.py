@@ -137,7 +137,8 @@ def observed(seen: Seen) -> Observed:
         missing.append((PPL.name, f"{len(ratios)} seeds of both arms, and 3 are needed"))
     for target, times in ((PREFILL, seen.prefill), (DECODE, seen.decode)):
         if times:
-            metrics.append(target.measured(measure.ratio(times["candidate"], times["baseline"]), detail="time over time: below 1 is faster"))
+            ratio = measure.ratio(times["candidate"], times["baseline"])
+            metrics.append(target.measured(ratio, detail="time over time: below 1 is faster"))
         else:
             missing.append((target.name, seen.why.get(target.name, "was not timed")))
     steady = seen.at_best(CANDIDATE)
@@ -186,8 +187,8 @@ def _tables(seen: Seen) -> tuple[Table, ...]:
             arm, Column("parameters", "count"), Column("hidden width", "count"), Column("best rate"), Column("seeds", "count"), nats,
             Column("perplexity over baseline", "x"), low, high, Column("LR sensitivity"), Column("share of rates diverged"),
             Column("spikes in 1,000 steps"), Column("train", "tok/s"), Column("check")), tuple(_arm_cells(seen))),
-        Table("seeds", "Perplexity against GELU + LayerNorm, paired seeds: below 0 is better", (arm, Column("change", "%"), low, high), tuple(
-            (s.arm.name, *(100 * (end - 1) for end in (e.value, e.low, e.high)))
+        Table("seeds", "Perplexity against GELU + LayerNorm, paired seeds: below 0 is better", (
+            arm, Column("change", "%"), low, high), tuple((s.arm.name, *(100 * (end - 1) for end in (e.value, e.low, e.high)))
             for s in seen.shapes if s.arm != BASELINE for e in (_ratio(seen, s.arm),) if e),
             Chart("bars", x="arm", y="change", low="low", high="high", marks=(0.0, 100 * (PPL.bound - 1)))),
         Table("latency", "Prefill and decode, compiled against compiled", (
