@@ -120,6 +120,7 @@ def test_the_norm_kernels_are_right_on_a_gpu() -> None:
 # ---------------------------------------------------------------------------------------------------- the arms and their peer
 
 
+@pytest.mark.slow
 def test_every_arm_has_at_most_the_parameters_of_the_baseline() -> None:
     for config in (run.FULL_SIZES.small, run.FULL_SIZES.large, run.SMOKE_SIZES.small):
         counts = {arm: lm.parameters(Decoder(replace(config, feed_forward=arm.feed_forward, norm=arm.norm))) for arm in run.ARMS}
@@ -141,6 +142,12 @@ def test_the_peer_trains_the_same_network() -> None:
 def test_the_peers_dataset_goes_round() -> None:
     rows = peer.Rows(torch.arange(6).view(2, 3), 5)
     assert len(rows) == 5 and rows[3]["input_ids"].tolist() == rows[1]["labels"].tolist() == [3, 4, 5]
+
+
+def test_a_peers_rate_is_of_the_steps_between_and_noise_is_no_rate() -> None:
+    assert peer.rate(10, 40, 2.0, 5.0, tokens=100) == 1000.0
+    with pytest.raises(RuntimeError, match="40 steps took no longer than 10"):
+        peer.rate(10, 40, 2.0, 1.9, tokens=100)
 
 
 def test_the_norms_of_the_reference_are_torchs() -> None:

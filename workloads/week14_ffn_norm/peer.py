@@ -43,7 +43,7 @@ def llama(model: Decoder) -> LlamaForCausalLM:
 
 def tokens_a_second(model: Decoder, rows: Tensor, batch: int, *, steps: tuple[int, int], repeats: int) -> tuple[float, ...]:
     """Throughput of Trainer.train() on (N, T) tokens, held by the CPU: the difference of a longer and a shorter training, so that what
-    each costs once falls out; one number for each of `repeats`."""
+    each costs once falls out; one number for each of `repeats`. Raises RuntimeError where the longer took no longer: noise."""
     device, few, many = model.embedding.weight.device.type, *steps
     twin: Any = llama(model)  # its own annotations of `to` are wrong
     twin = twin.to(device)
@@ -51,8 +51,15 @@ def tokens_a_second(model: Decoder, rows: Tensor, batch: int, *, steps: tuple[in
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats + 1):  # the first warms up
             seconds = [measure.seconds(_training(twin, rows, batch, count, device, folder).train)[1] for count in (few, many)]
-            found.append((many - few) * batch * rows.shape[1] / max(1e-9, seconds[1] - seconds[0]))
-    return tuple(float(f"{rate:.7g}") for rate in found[1:])
+            found.append(rate(few, many, *seconds, tokens=batch * rows.shape[1]))
+    return tuple(found[1:])
+
+
+def rate(few: int, many: int, shorter_s: float, longer_s: float, *, tokens: int) -> float:
+    """Tokens a second of the steps by which one training was longer than another, of `tokens` each."""
+    if longer_s <= shorter_s:
+        raise RuntimeError(f"{many} steps took no longer than {few}, so the clock saw only noise")
+    return float(f"{(many - few) * tokens / (longer_s - shorter_s):.7g}")
 
 
 def _training(twin: LlamaForCausalLM, rows: Tensor, batch: int, steps: int, device: str, folder: str) -> Any:

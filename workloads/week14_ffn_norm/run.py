@@ -76,7 +76,7 @@ FULL_SIZES = Sizes(
 SMOKE_SIZES = Sizes(
     Config(width=32, layers=1, heads=2, trained_length=32), Config(width=32, layers=1, heads=2, trained_length=64), None, batch=2,
     large_batch=2, prefill_batch=1, grid=(1e-2, 3.0), seeds=2, pair_seeds=3, end_s=600.0, sweep_s=4.0, most_steps=5, least_steps=5,
-    held_out=4, most_bytes=25_000, norm_shape=(64, 64), blocks=6, block_ms=1.0, warmup_s=0.0, pace_steps=3, peer_steps=(1, 2))
+    held_out=4, most_bytes=25_000, norm_shape=(64, 64), blocks=6, block_ms=1.0, warmup_s=0.0, pace_steps=3, peer_steps=(1, 4))
 
 
 def run(ctx: Context) -> Observed:
