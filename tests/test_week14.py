@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import math
 import os
 import subprocess
@@ -18,7 +17,7 @@ from workloads import corpus, lm, measure
 from workloads.lm import Config, Decoder
 from workloads.spec import Metric, check_kept, discover
 from workloads.week14_ffn_norm import peer, run
-from workloads.week14_ffn_norm.findings import BASELINE, CANDIDATE, Arm, NormTime, Pace, Run, Seen, Shape, observed, sweep_csv
+from workloads.week14_ffn_norm.findings import BASELINE, CANDIDATE, Arm, NormTime, Pace, Run, Seen, Shape, observed, sweep_json
 from workloads.week14_ffn_norm.kernels import WIDEST, FusedRMSNorm, _shape, fuse_norms
 
 ROOT = Path(__file__).parent.parent
@@ -226,11 +225,11 @@ def test_speed_is_told_beside_its_ceiling() -> None:
     assert observed(seen(RUNS, device="cpu")).metric("mfu") is None
 
 
-def test_every_run_is_a_line_of_the_sweep() -> None:
-    lines = list(csv.DictReader(io.StringIO(sweep_csv(seen(RUNS)))))
-    assert len(lines) == len(RUNS)
-    assert lines[1] == {"feed_forward": "gelu", "norm": "layernorm", "learning_rate": "1.0", "seed": "0", "held_out_nats": "9.000000",
-                        "diverged": "1", "spikes": "0", "steps": "1000"}
+def test_every_run_is_in_the_sweep() -> None:
+    rows = json.loads(sweep_json(seen(RUNS)))
+    assert len(rows) == len(RUNS)
+    assert rows[1] == {"feed_forward": "gelu", "norm": "layernorm", "learning_rate": 1.0, "seed": 0, "held_out_nats": 9.0,
+                       "diverged": True, "spikes": 0, "steps": 1000}
 
 
 def test_what_does_not_fit_is_a_reason_and_not_an_end(tmp_path: Path) -> None:

@@ -183,7 +183,8 @@ def attention_kernel(device: str, config: Config, batch: int, progress: Callable
     shape = (batch, config.heads, config.trained_length, config.head_width)
     chosen = lm.choose_attention((SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION), shape, fastest)
     others = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    with sdpa_kernel([chosen, *others] if chosen else others, set_priority=True):
+    ranked = list(dict.fromkeys([chosen, *others])) if chosen else others
+    with sdpa_kernel(ranked, set_priority=True):
         yield f"{chosen.name}, the fastest that is right" if chosen else "as torch chooses: neither cuDNN's nor FlashAttention's was right"
 
 

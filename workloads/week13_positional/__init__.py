@@ -27,4 +27,4 @@ PASSKEY = Target("passkey", "pass key decoded exactly at 3x and 4x train length,
 
 WORKLOAD = Workload(
     plan=PLAN, name="positional", targets=(RATIO, EXACT, PASSKEY), headline=RATIO,
-    deliverables=(Deliverable(PLAN.deliverables[0], by=(RATIO, EXACT, PASSKEY), files=("ablation.csv", "corpus.json")),))
+    deliverables=(Deliverable(PLAN.deliverables[0], by=(RATIO, EXACT, PASSKEY), files=("ablation.json", "corpus.json")),))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,13 +201,10 @@ def ablation_table(seen: Seen) -> Table:
     return Table("ablation", "Every method", columns, tuple(rows))
 
 
-def as_csv(table: Table) -> str:
-    """A table as CSV, one header line, gaps empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(f"{c.name} ({c.unit})" if c.unit else c.name for c in table.columns)
-    writer.writerows(("" if cell is None else cell for cell in row) for row in table.rows)
-    return text.getvalue()
+def as_json(table: Table) -> str:
+    """A table as a list of objects, one a row, under the names of its columns with their units; gaps are null."""
+    names = [f"{c.name} ({c.unit})" if c.unit else c.name for c in table.columns]
+    return json.dumps([dict(zip(names, row, strict=True)) for row in table.rows], indent=1, allow_nan=False) + "\n"
 
 
 def _curves(seen: Seen, *, tuned: bool) -> list[tuple[Cell, ...]]:

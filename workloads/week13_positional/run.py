@@ -30,7 +30,7 @@ from workloads.week13_positional.ablation import (
     Seen,
     Trained,
     ablation_table,
-    as_csv,
+    as_json,
     observed,
 )
 from workloads.week13_positional.protocol import Rows, agreement, by_position, keys_found, parted, ratios, strided, trials, whole
@@ -67,7 +67,7 @@ class Sizes:
     late_s: float  # from here on, only what is judged
 
 
-FULL_SIZES = Sizes(Config(), stretch=4, stride=256, batch=32, learning_rate=1.5e-3, tune_rate=5e-4, train_s=200.0, tune_s=70.0,
+FULL_SIZES = Sizes(Config(), stretch=4, stride=256, batch=32, learning_rate=1.5e-3, tune_rate=5e-4, train_s=160.0, tune_s=60.0,
                    most_steps=6000, most_bytes=30_000_000, documents=160, key_lengths=(1.0, 1.5, 2.0, 3.0, 4.0), keys=8, at_once=8,
                    late_s=430.0)
 SMOKE_SIZES = Sizes(Config(width=32, layers=1, heads=2, trained_length=64), stretch=4, stride=32, batch=4, learning_rate=1e-2,
@@ -127,7 +127,7 @@ class Laboratory:
         seen = Seen(config, self.length, config.trained_length, self.ctx.device, trained, methods, exactness, ceilings,
                     lm.flops_a_token(config, config.trained_length), self.text.bytes_per_token, tuple(map(plain_text, self.notes)))
         (self.ctx.out / "corpus.json").write_text(self.text.manifest.json(), encoding="utf-8")
-        (self.ctx.out / "ablation.csv").write_text(as_csv(ablation_table(seen)), encoding="utf-8")
+        (self.ctx.out / "ablation.json").write_text(as_json(ablation_table(seen)), encoding="utf-8")
         return observed(seen)
 
     def _unpinned(self) -> list[str]:

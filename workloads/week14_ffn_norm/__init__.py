@@ -30,4 +30,4 @@ STABLE = Target("stable", "steps without a gradient spike, SwiGLU + RMSNorm at i
 
 WORKLOAD = Workload(
     plan=PLAN, name="ffn_norm", targets=(PARAMETERS, PPL, PREFILL, DECODE, STABLE), headline=PPL,
-    deliverables=(Deliverable(PLAN.deliverables[0], by=(PARAMETERS, PPL, PREFILL, DECODE, STABLE), files=("sweep.csv", "corpus.json")),))
+    deliverables=(Deliverable(PLAN.deliverables[0], by=(PARAMETERS, PPL, PREFILL, DECODE, STABLE), files=("sweep.json", "corpus.json")),))

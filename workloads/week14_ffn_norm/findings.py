@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -256,11 +255,8 @@ def _pace_cells(seen: Seen) -> list[tuple[Cell, ...]]:
     return cells
 
 
-def sweep_csv(seen: Seen) -> str:
-    """Every run: one line each."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("feed_forward", "norm", "learning_rate", "seed", "held_out_nats", "diverged", "spikes", "steps"))
-    for r in seen.runs:
-        writer.writerow((r.arm.feed_forward, r.arm.norm, r.rate, r.seed, f"{r.loss:.6f}", int(r.diverged), r.spikes, r.steps))
-    return text.getvalue()
+def sweep_json(seen: Seen) -> str:
+    """Every run, one object each."""
+    return json.dumps([{"feed_forward": r.arm.feed_forward, "norm": r.arm.norm, "learning_rate": r.rate, "seed": r.seed,
+                        "held_out_nats": round(r.loss, 6), "diverged": r.diverged, "spikes": r.spikes, "steps": r.steps}
+                       for r in seen.runs], indent=1, allow_nan=False) + "\n"

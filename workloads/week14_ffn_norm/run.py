@@ -27,7 +27,7 @@ from workloads.lm import Config, Decoder, Session
 from workloads.spec import Context, Observed, plain_text
 from workloads.training import Batches, Course, Recipe, Trainer, attention_kernel, losses_of, steps_within
 from workloads.week14_ffn_norm import DECODE, PREFILL, peer
-from workloads.week14_ffn_norm.findings import BASELINE, CANDIDATE, Arm, NormTime, Pace, Run, Seen, Shape, observed, sweep_csv
+from workloads.week14_ffn_norm.findings import BASELINE, CANDIDATE, Arm, NormTime, Pace, Run, Seen, Shape, observed, sweep_json
 from workloads.week14_ffn_norm.kernels import FusedAddRMSNorm, FusedRMSNorm
 
 ARMS = (BASELINE, Arm("gelu", "rmsnorm"), Arm("swiglu", "layernorm"), CANDIDATE, Arm("geglu", "layernorm"), Arm("geglu", "rmsnorm"),
@@ -71,7 +71,7 @@ class Sizes:
 
 FULL_SIZES = Sizes(
     Config(width=384, layers=4, trained_length=512), Config(), Config(width=1024, layers=8, heads=8), batch=64, large_batch=32,
-    prefill_batch=8, grid=GRID, seeds=3, pair_seeds=5, end_s=530.0, sweep_s=300.0, most_steps=3000, least_steps=100, held_out=256,
+    prefill_batch=8, grid=GRID, seeds=3, pair_seeds=5, end_s=500.0, sweep_s=300.0, most_steps=3000, least_steps=100, held_out=256,
     most_bytes=12_000_000, norm_shape=(65_536, 1024), blocks=30, block_ms=20.0, warmup_s=1.0, pace_steps=30, peer_steps=(10, 40))
 SMOKE_SIZES = Sizes(
     Config(width=32, layers=1, heads=2, trained_length=32), Config(width=32, layers=1, heads=2, trained_length=64), None, batch=2,
@@ -131,7 +131,7 @@ class Laboratory:
         seen = Seen(ctx.device, untrained, sizes.grid, shapes, runs, sizes_of_pair, prefill, decode, self.why, norms, paces, ceilings,
                     tuple(map(plain_text, self.notes)))
         (ctx.out / "corpus.json").write_text(self.text.manifest.json(), encoding="utf-8")
-        (ctx.out / "sweep.csv").write_text(sweep_csv(seen), encoding="utf-8")
+        (ctx.out / "sweep.json").write_text(sweep_json(seen), encoding="utf-8")
         return observed(seen)
 
     def _large(self, arm: Arm) -> Config:
