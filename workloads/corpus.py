@@ -9,8 +9,9 @@ What keeps the split honest
   copy of one of them never reaches training.
 - by line: a held-out file half of whose long lines stand in training files as well is left out: vendored, then edited.
 
-Tokens are byte-level BPE of 4,096 entries, `corpus_tokenizer.json`, trained once by `train_tokenizer` on training packages.
-It is lossless, so nats a token turn into bits a byte. `END` follows each document.
+Tokens are byte-level BPE of 4,096 entries, `corpus_tokenizer.json`, trained once by `train_tokenizer` on up to 250 files of each
+training package, of pip and of setuptools, and on nothing held out. It is lossless, so nats a token turn into bits a byte. `END`
+follows each document.
 """
 
 from __future__ import annotations
