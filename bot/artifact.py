@@ -35,7 +35,7 @@ LONGEST_RUN_S = 7 * 24 * 3600
 # No machine this bot may meet comes near these; a number above is a broken clock or a lie. Percent and numbers without a
 # unit may be negative (a delta), everything else not.
 PLAUSIBLE: Mapping[Unit, float] = {
-    "": 1e9, "x": 1e5, "%": 1e5, "s": LONGEST_RUN_S, "ms": LONGEST_RUN_S * 1e3, "us": LONGEST_RUN_S * 1e6, "img/s": 1e8,
+    "": 1e9, "x": 1e5, "%": 1e5, "s": LONGEST_RUN_S, "ms": LONGEST_RUN_S * 1e3, "us": LONGEST_RUN_S * 1e6, "img/s": 1e8, "tok/s": 1e11,
     "TFLOP/s": 1e5, "GB/s": 1e5, "MiB": 1e8, "J": 1e9, "W": 1e5, "steps": 1e12, "count": 1e15}
 # In any currency; the dearest GPU of today is under 15 USD, and 1 USD is some 16,000 to 90,000 of the smallest currencies.
 DEAREST_GPU_HOUR = 1e6

@@ -12,8 +12,9 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bot.history import Trend
@@ -32,6 +33,8 @@ INK, FAINT, GRID, PAPER, BAND = "#24292f", "#57606a", "#d8dee4", "#ffffff", "#de
 # A trend's runs by their role: colour, marker, and whether it is filled.
 TREND_MARKS = {"before": (FAINT, "o", False), "past": (COLOURS[0], "o", True), "first": (COLOURS[1], "s", False),
                "this": (COLOURS[1], "s", True)}
+SHADES = ("#f3f6fa", "#a6c8e4", "#4a90c2", "#0b4f8a", "#08264a")  # light to dark for any eye, and in grey; numbers stand in the cells
+CELLS = 12  # what a heatmap can hold each way
 TITLE_PT, TEXT_PT, SMALL_PT = 10.5, 9.0, 8.0
 ROW = 0.058  # height of a line of text beside the axes, as a share of their height
 LINE_CHARS = 74  # what fits under the axes side by side
@@ -66,15 +69,19 @@ def draw(table: Table) -> bytes:
         raise ValueError(f"the table {table.name} has no chart")
     canvas, axes = _paper()
     marks = [mark for mark in chart.marks[:MARKS] if abs(mark) < LARGEST]
-    labels = {"lines": _lines, "bars": _bars, "stacked": _stacked}[chart.kind](axes, table, chart, marks)
+    if chart.kind == "heatmap":
+        marks = []
+    labels = {"lines": _lines, "bars": _bars, "stacked": _stacked, "heatmap": _heatmap}[chart.kind](axes, table, chart, marks)
     unit = next(c.unit for c in table.columns if c.name == chart.y)
     for mark in marks:
         axes.axhline(mark, color=FAINT, linewidth=1.1, linestyle=(0, (4, 3)), zorder=2.5)
     _label_beside(axes, [*labels, *(Label(f"{_short(mark)} {unit}".strip(), mark, FAINT) for mark in marks)])
-    axes.set_title(textwrap.fill(table.title, 78), loc="left", fontsize=TITLE_PT, color=INK, fontweight="bold")
-    for name, set_label in ((chart.x, axes.set_xlabel), (chart.y, axes.set_ylabel)):
-        unit = next(c.unit for c in table.columns if c.name == name)
-        set_label(_clipped(f"{name} ({unit})" if unit else name, 60), fontsize=TEXT_PT, color=INK)
+    title, down = table.title, chart.by if chart.kind == "heatmap" else chart.y
+    if chart.kind == "heatmap":
+        title += f": {_named(table, chart.y)}"
+    axes.set_title(textwrap.fill(title, 78), loc="left", fontsize=TITLE_PT, color=INK, fontweight="bold")
+    for name, set_label in ((chart.x, axes.set_xlabel), (down, axes.set_ylabel)):
+        set_label(_clipped(_named(table, name), 60), fontsize=TEXT_PT, color=INK)
     _dress(axes)
     return _png(canvas)
 
@@ -128,7 +135,7 @@ def _png(canvas: FigureCanvasAgg) -> bytes:
     return buffer.getvalue()
 
 
-# ---------------------------------------------------------------------------------------------------- the three kinds
+# ---------------------------------------------------------------------------------------------------- the four kinds
 
 
 def _lines(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> list[Label]:
@@ -198,6 +205,29 @@ def _stacked(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> 
     return labels
 
 
+def _heatmap(axes: Axes, table: Table, chart: Chart, _: Sequence[float]) -> list[Label]:
+    """A cell for each x and `by`, first row at the top; its shade runs from the smallest value, or 0, to the largest."""
+    xs, rows = _texts(table, chart.x), _texts(table, chart.by)
+    values = {(x, row): point.y for x, row, point in zip(xs, rows, _points(table, chart), strict=True)}
+    columns, names = (list(dict.fromkeys(texts))[:CELLS] for texts in (xs, rows))
+    known = [y for (x, row), y in values.items() if y is not None and x in columns and row in names]
+    shade = Normalize(min([0.0, *known]), max(known, default=0.0) or 1.0)
+    shades = LinearSegmentedColormap.from_list("shades", SHADES)
+    texts = dict(zip(known, _alike(known), strict=True))
+    for across, x in enumerate(columns):
+        for down, row in enumerate(names):
+            y = values.get((x, row))
+            colour = PAPER if y is None else to_hex(shades(float(shade(y))))
+            axes.add_patch(Rectangle((across - 0.5, down - 0.5), 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=1.5, zorder=2))
+            axes.text(across, down, "" if y is None else texts[y], ha="center", va="center", color=_ink_on(colour), zorder=4,
+                      fontsize=TEXT_PT if max(len(columns), len(names)) <= 8 else SMALL_PT - 1)
+    _name_places(axes, columns)
+    axes.set_xlim(-0.5, max(1, len(columns)) - 0.5)
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), [_clipped(name, 22) for name in names])
+    return []
+
+
 # ---------------------------------------------------------------------------------------------------- numbers and names
 
 
@@ -252,10 +282,18 @@ def _dress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=SMALL_PT)
+    if chart.kind == "heatmap":
+        return
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def _named(table: Table, name: str) -> str:
+    """A column's name with its unit; "" where a chart names none."""
+    unit = next((c.unit for c in table.columns if c.name == name), "")
+    return f"{name} ({unit})" if unit else name
 
 
 def _span_y(axes: Axes, values: Sequence[float], above: float) -> None:

@@ -15,7 +15,7 @@ from workloads.plan import POST_TEMPLATE, TITLE, WEEKS
 from workloads.spec import Metric, Observed, Result, Unit, Workload
 
 # Units of time and rate, and ratios of those: what can speed up.
-SPEED: tuple[Unit, ...] = ("x", "s", "ms", "us", "img/s", "TFLOP/s", "GB/s")
+SPEED: tuple[Unit, ...] = ("x", "s", "ms", "us", "img/s", "tok/s", "TFLOP/s", "GB/s")
 MOST = 5  # of one kind under one heading
 
 

@@ -641,7 +641,7 @@ def _sparklines(table: Table) -> str:
     unit = next(c.unit for c in table.columns if c.name == chart.y)
     values = [v if isinstance(v, (int, float)) else None for v in table.column(chart.y)]
     groups = table.column(chart.by) if chart.by else ("",) * len(values)
-    keys = groups if chart.kind == "lines" else table.column(chart.x) if chart.kind == "stacked" else ("",) * len(values)
+    keys = groups if chart.kind in ("lines", "heatmap") else table.column(chart.x) if chart.kind == "stacked" else ("",) * len(values)
     names = tuple(dict.fromkeys(keys))[:ROWS]
     series = {name: [v for v, key in zip(values, keys, strict=True) if key == name] for name in names}
     if chart.kind == "stacked":

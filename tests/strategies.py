@@ -42,7 +42,7 @@ wholes = st.integers(0, 10**18)
 
 @st.composite
 def estimates(draw: st.DrawFn) -> Estimate:
-    kind = draw(st.sampled_from(("median", "mean", "ratio", "share", "p50", "p95", "p99", "exact")))
+    kind = draw(st.sampled_from(("median", "mean", "geomean", "ratio", "share", "p50", "p95", "p99", "exact")))
     baseline: tuple[float, ...] = ()
     if kind == "share":
         trials = draw(st.integers(1, 10**6))
@@ -51,6 +51,9 @@ def estimates(draw: st.DrawFn) -> Estimate:
     elif kind == "ratio":
         samples, baseline = (tuple(draw(st.lists(positive, min_size=1, max_size=5))) for _ in range(2))
         value = statistics.median(baseline) / statistics.median(samples)
+    elif kind == "geomean":
+        samples = tuple(draw(st.lists(positive, min_size=1, max_size=5)))
+        value = statistics.geometric_mean(samples)
     else:
         samples = tuple(draw(st.lists(st.floats(-1e150, 1e150), min_size=1, max_size=1 if kind == "exact" else 5)))
         value = {"median": statistics.median, "mean": statistics.fmean, "exact": max}.get(kind, lambda s: percentile(s, float(kind[1:])))(
@@ -73,7 +76,7 @@ cells = texts | numbers | wholes | st.none()
 def charts(draw: st.DrawFn, columns: tuple[str, ...]) -> Chart:
     one, maybe = st.sampled_from(columns), st.sampled_from((*columns, ""))
     return Chart(
-        draw(st.sampled_from(("lines", "bars", "stacked"))),
+        draw(st.sampled_from(("lines", "bars", "stacked", "heatmap"))),
         draw(one),
         draw(one),
         draw(maybe),

@@ -350,3 +350,22 @@ def test_the_trial_of_the_clock_runs_on_a_cpu(tmp_path: Path) -> None:
     assert {(entry["method"], entry["mode"]) for entry in raw} == {
         ("measure.py hot", "hot"), ("measure.py cold", "cold"), ("torch Timer.blocked_autorange", "hot")}
     assert all(entry["a_ms"] and entry["b_ms"] and entry["calls"] for entry in raw)
+
+
+def test_a_geometric_mean_is_the_mean_of_logarithms() -> None:
+    seen = measure.geomean((0.5, 2.0, 8.0))
+    logs = measure.mean([math.log(x) for x in (0.5, 2.0, 8.0)])
+    assert (seen.value, seen.low, seen.high) == pytest.approx((2.0, math.exp(logs.low), math.exp(logs.high)))
+    with pytest.raises(ValueError, match="above 0"):
+        measure.geomean((1.0, 0.0))
+    with pytest.raises(ValueError, match="at least 2"):
+        measure.geomean((1.0,))
+
+
+def test_a_resampled_geometric_mean_covers_the_truth_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(1)
+    seen = [measure.geomean_resampled(np.exp(draw.normal(0, 0.3, 80)).tolist()) for _ in range(100)]
+    held = sum(estimate.low <= 1.0 <= estimate.high for estimate in seen)
+    assert 88 <= held <= 100
+    with pytest.raises(ValueError, match="at least 6 samples, not 5"):
+        measure.geomean_resampled((1.0,) * 5)

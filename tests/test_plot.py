@@ -16,7 +16,7 @@ from PIL import Image
 from strategies import tables
 
 from bot.history import Trend, trend
-from bot.plot import BAND, COLOURS, HEIGHT_PX, MARKS, PLACES, ROW, WIDTH_PX, _apart, draw, draw_trend
+from bot.plot import BAND, COLOURS, HEIGHT_PX, MARKS, PLACES, ROW, SHADES, WIDTH_PX, _apart, draw, draw_trend
 from workloads.spec import Cell, Chart, Column, Table
 
 COLUMNS = (Column("arm"), Column("part"), Column("size"), Column("time", "ms"), Column("low", "ms"), Column("high", "ms"))
@@ -29,6 +29,7 @@ ROWS: tuple[tuple[Cell, ...], ...] = (
 LINES = Chart("lines", "size", "time", "arm", "low", "high", (1.5,), True)
 BARS = Chart("bars", "arm", "time", low="low", high="high", marks=(1.5,))
 STACKED = Chart("stacked", "arm", "time", "part")
+HEATMAP = Chart("heatmap", "arm", "time", "part")
 
 
 def table(chart: Chart | None, rows: tuple[tuple[Cell, ...], ...] = ROWS) -> Table:
@@ -47,7 +48,9 @@ def painted(png: bytes, colour: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "drawn", [table(LINES), table(BARS), table(STACKED), *stored("ok").observed[0].tables], ids=lambda t: f"{t.name}-{t.chart.kind}"
+    "drawn",
+    [*map(table, (LINES, BARS, STACKED, HEATMAP)), *stored("ok").observed[0].tables],
+    ids=lambda t: f"{t.name}-{t.chart.kind}",
 )
 def test_a_chart_is_a_png_of_one_size_and_always_the_same(drawn: Table):
     png = draw(drawn)
@@ -93,7 +96,11 @@ def test_a_mark_is_drawn_and_has_room_above_the_data():
     assert blue.sum(axis=0).max() < HEIGHT_PX / 8
 
 
-@pytest.mark.parametrize("chart", [LINES, BARS, STACKED, replace(LINES, by="", low="", high="", log_x=False)], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "chart",
+    [LINES, BARS, STACKED, HEATMAP, replace(HEATMAP, by=""), replace(LINES, by="", low="", high="", log_x=False)],
+    ids=lambda c: c.kind,
+)
 @pytest.mark.parametrize(
     "rows",
     [
@@ -110,7 +117,7 @@ def test_nothing_to_draw_is_still_a_picture(chart: Chart, rows: tuple[tuple[Cell
     assert pixels(draw(table(chart, rows))).shape == (HEIGHT_PX, WIDTH_PX, 3)
 
 
-@pytest.mark.parametrize("chart", [LINES, BARS, STACKED], ids=lambda c: c.kind)
+@pytest.mark.parametrize("chart", [LINES, BARS, STACKED, HEATMAP], ids=lambda c: c.kind)
 def test_more_than_a_picture_holds(chart: Chart):
     rows = tuple(
         (f"arm {i} with a long name that goes on", f"part {i % 20} of many parts there are", i, i / 7, i / 8, i / 6)
@@ -161,6 +168,23 @@ def test_a_trend_of_a_second_run_shows_the_first():
 
 def test_a_trend_of_what_has_no_unit_is_drawn():
     assert pixels(draw_trend(replace(trended(), unit=""))).shape == (HEIGHT_PX, WIDTH_PX, 3)
+
+
+def test_a_heatmap_is_darker_where_there_is_more_and_blank_where_there_is_nothing():
+    rows: tuple[tuple[Cell, ...], ...] = (
+        ("a", "top", 1, 0.0, None, None),
+        ("b", "top", 1, 0.5, None, None),
+        ("a", "foot", 1, 1.0, None, None),
+        ("b", "foot", 1, None, None, None),
+    )
+    seen = pixels(draw(table(HEATMAP, rows))).mean(axis=-1)
+    nearly = lambda shade: np.argwhere(abs(seen - np.mean([int(shade[i : i + 2], 16) for i in (1, 3, 5)])) < 1)  # noqa: E731
+    light, middle, dark = (nearly(SHADES[i]) for i in (0, 2, 4))
+    assert min(map(len, (light, middle, dark))) > 10_000
+    (light_y, light_x), (middle_y, middle_x), (dark_y, dark_x) = (np.median(where, axis=0) for where in (light, middle, dark))
+    assert light_x == pytest.approx(dark_x, abs=20) and light_y == pytest.approx(middle_y, abs=20)
+    assert light_x < middle_x and light_y < dark_y
+    assert seen[int(dark_y), int(middle_x)] == 255
 
 
 @given(tables(charted=True))

@@ -243,6 +243,7 @@ def test_text_that_may_be_empty_is_held_to_the_same(text: str, place: Callable[[
     [
         ("median", (3.0, 1.0, 2.0, 10.0), (), 2.5),
         ("mean", (1.0, 2.0, 6.0), (), 3.0),
+        ("geomean", (0.5, 2.0, 8.0), (), 2.0),
         ("ratio", (1.0, 2.0, 3.0), (5.0, 3.0, 9.0), 2.5),
         ("share", (3.0, 4.0), (), 0.75),
         ("p50", (1.0, 2.0, 3.0, 4.0), (), 2.5),
@@ -271,6 +272,7 @@ def test_percentile_is_numpys(samples: list[float], percent: float):
         ("share", (1.0,), (), "hits and trials"),
         ("exact", (1.0, 1.0), (), "one sample"),
         ("ratio", (0.0,), (1.0,), "positive samples"),
+        ("geomean", (1.0, 0.0), (), "positive samples"),
         ("median", (float("nan"),), (), "NaN and infinity"),
         ("ratio", (1.0,), (float("inf"),), "NaN and infinity"),
         ("mean", (1.0,), (1.0,), "only a ratio"),

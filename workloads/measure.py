@@ -279,6 +279,29 @@ def mean(samples: Sequence[float]) -> Estimate:
     return Estimate("mean", value, value - reach, value + reach, tuple(samples))
 
 
+def geomean(samples: Sequence[float]) -> Estimate:
+    """The geometric mean of factors with Student's 95% interval on their logarithms; raises ValueError for fewer than 2 samples,
+    or one that is not above 0."""
+    if min(samples, default=0.0) <= 0:
+        raise ValueError("a geometric mean needs samples above 0")
+    logs = mean([math.log(sample) for sample in samples])
+    return Estimate("geomean", math.exp(logs.value), math.exp(logs.low), math.exp(logs.high), tuple(samples))
+
+
+def geomean_resampled(samples: Sequence[float]) -> Estimate:
+    """As `geomean`, with the percentile interval of a bootstrap over the samples, 4,000 times from a fixed seed: for many
+    samples of any distribution, as documents are. Raises ValueError for fewer than 6, too."""
+    value = geomean(samples).value
+    if len(samples) < 6:
+        raise ValueError(f"a bootstrap needs at least 6 samples, not {len(samples)}")
+    logs, draw = np.log(np.array(samples, dtype=np.float64)), np.random.default_rng(0)
+    at_once = max(1, 2**21 // len(logs))
+    drawn = [logs[draw.integers(len(logs), size=(min(at_once, RESAMPLES - first), len(logs)))].mean(axis=1)
+             for first in range(0, RESAMPLES, at_once)]
+    low, high = (float(q) for q in np.exp(np.quantile(np.concatenate(drawn), (0.025, 0.975))))
+    return Estimate("geomean", value, min(value, _kept(low)), max(value, _kept(high)), tuple(samples))
+
+
 def share(hits: int, trials: int) -> Estimate:
     """`hits` of `trials` with Wilson's 95% score interval (Wilson 1927; Brown, Cai and DasGupta 2001 recommend it).
 

@@ -28,8 +28,8 @@ from workloads.plan import PlannedWeek
 
 SCHEMA = 1
 
-Unit = Literal["", "x", "%", "s", "ms", "us", "img/s", "TFLOP/s", "GB/s", "MiB", "J", "W", "steps", "count"]
-Kind = Literal["median", "mean", "ratio", "share", "p50", "p95", "p99", "exact"]
+Unit = Literal["", "x", "%", "s", "ms", "us", "img/s", "tok/s", "TFLOP/s", "GB/s", "MiB", "J", "W", "steps", "count"]
+Kind = Literal["median", "mean", "geomean", "ratio", "share", "p50", "p95", "p99", "exact"]
 Status = Literal["ok", "error", "crashed", "out of memory", "timeout", "cancelled", "disk full"]
 Command = Literal["bench", "compare", "accept", "retry", "cancel", "status", "post", "kickoff", "help"]
 
@@ -97,8 +97,9 @@ def percentile(samples: Sequence[float], percent: float) -> float:
 class Estimate:
     """A number, its 95% interval [low, high] and the raw samples both come from.
 
-    value is: median, mean, p50, p95, p99 of `samples`; ratio = median(baseline) / median(samples), so a time ratio above
-    1 is a speed-up; share = samples[0] hits of samples[1] trials; exact = the one sample, counted and not sampled.
+    value is: median, mean, p50, p95, p99 of `samples`; geomean = their geometric mean, for factors; ratio = median(baseline) /
+    median(samples), so a time ratio above 1 is a speed-up; share = samples[0] hits of samples[1] trials; exact = the one
+    sample, counted and not sampled.
     Raises SpecError where value does not follow from the samples (relative 1e-6) or lies outside its interval.
     """
 
@@ -121,6 +122,8 @@ class Estimate:
             check(len(self.samples) == 1, "an exact value has one sample")
         if self.kind == "ratio":
             check(statistics.median(self.samples) > 0, "a ratio is of positive samples")
+        if self.kind == "geomean":
+            check(min(self.samples) > 0, "a geometric mean is of positive samples")
         derived = self.derived()
         check(math.isclose(self.value, derived, rel_tol=1e-6, abs_tol=1e-12),
               f"the value {self.value:.6g} does not follow from its samples ({self.kind} is {derived:.6g})")
@@ -131,6 +134,8 @@ class Estimate:
                 return statistics.median(self.samples)
             case "mean":
                 return statistics.fmean(self.samples)
+            case "geomean":
+                return math.exp(statistics.fmean(map(math.log, self.samples)))
             case "ratio":
                 return statistics.median(self.baseline) / statistics.median(self.samples)
             case "share":
@@ -273,10 +278,11 @@ class Chart:
     """How to draw a table; `x`, `y`, `by`, `low`, `high` are names of its columns.
 
     lines: y over a numeric x, one line for each value of `by`, a bar from `low` to `high` at each point;
-    bars: y for each text x; stacked: y stacked over `by` for each text x. `marks` are horizontal reference lines at y.
+    bars: y for each text x; stacked: y stacked over `by` for each text x; heatmap: y as colour and number in a cell for each x
+    and `by`, both in the order of their first rows. `marks` are horizontal reference lines at y (a heatmap has none).
     """
 
-    kind: Literal["lines", "bars", "stacked"]
+    kind: Literal["lines", "bars", "stacked", "heatmap"]
     x: str
     y: str
     by: str = ""

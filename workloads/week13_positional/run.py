@@ -1,0 +1,329 @@
+"""Week 13's measurement: three decoders trained alike, stretched to four times their length, and read token by token.
+
+What to expect is in the package's docstring. Order: the text, the ceilings, RoPE, ALiBi and NoPE trained on the same batches
+for the same number of steps, the scalings of RoPE zero-shot, their short fine-tunings, and for each method the same three
+questions: the loss of the same target tokens as under the sliding window, pass keys, and cached against parallel decoding.
+Time budgets decide how many steps a training has. What cannot run, or does not fit in memory, is a row that says why.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from workloads import corpus, lm, machine, measure
+from workloads.lm import Config, Decoder, Position, PositionKind
+from workloads.spec import Context, Observed, plain_text
+from workloads.training import Course, Recipe, Trainer, attention_kernel, autocast, steps_within
+from workloads.week13_positional.ablation import (
+    AGAIN,
+    CONTROL,
+    JUDGED,
+    Exactness,
+    Method,
+    Seen,
+    Trained,
+    ablation_table,
+    as_json,
+    observed,
+)
+from workloads.week13_positional.protocol import Rows, agreement, by_position, keys_found, parted, ratios, strided, trials, whole
+
+TRAINED: tuple[PositionKind, ...] = ("rope", "alibi", "none")
+ZERO_SHOT: tuple[tuple[str, PositionKind, PositionKind], ...] = (  # name, positions, whose weights
+    (CONTROL, "rope", "rope"), ("PI", "pi", "rope"), ("NTK-aware", "ntk", "rope"), ("dynamic NTK", "dynamic", "rope"),
+    ("YaRN", "yarn", "rope"), ("ALiBi", "alibi", "alibi"), ("NoPE", "none", "none"))
+FINE_TUNED: tuple[tuple[str, PositionKind], ...] = (  # the judged one and its noise first: what comes last may find no time left
+    (JUDGED, "yarn"), (AGAIN, "yarn"), ("PI fine-tuned", "pi"), ("NTK-aware fine-tuned", "ntk"), ("RoPE fine-tuned", "rope"))
+DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
+KEY_SHARE = 1 / 16  # rows of training batches that hold a pass key
+TUNE_SHARE = 0.08  # fine-tuning steps, of the training's
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything: the full run on a GPU, or the smoke test on a CPU."""
+
+    config: Config
+    stretch: int  # the long text, in trained lengths
+    stride: int
+    batch: int
+    learning_rate: float
+    tune_rate: float
+    train_s: float  # for all trainings together
+    tune_s: float  # for all fine-tunings together
+    most_steps: int
+    most_bytes: int | None  # of text, a package
+    documents: int
+    key_lengths: tuple[float, ...]  # in trained lengths
+    keys: int  # trials for each length and depth; twice as many for the judged method
+    at_once: int  # long rows through a network at a time
+    late_s: float  # from here on, only what is judged
+
+
+FULL_SIZES = Sizes(Config(), stretch=4, stride=256, batch=32, learning_rate=1.5e-3, tune_rate=5e-4, train_s=160.0, tune_s=60.0,
+                   most_steps=6000, most_bytes=30_000_000, documents=160, key_lengths=(1.0, 1.5, 2.0, 3.0, 4.0), keys=8, at_once=8,
+                   late_s=430.0)
+SMOKE_SIZES = Sizes(Config(width=32, layers=1, heads=2, trained_length=64), stretch=4, stride=32, batch=4, learning_rate=1e-2,
+                    tune_rate=3e-3, train_s=3.0, tune_s=1.0, most_steps=40, most_bytes=25_000, documents=8,
+                    key_lengths=(1.0, 3.0), keys=1, at_once=8, late_s=600.0)
+
+
+def run(ctx: Context) -> Observed:
+    sizes = SMOKE_SIZES if ctx.smoke else FULL_SIZES
+    if ctx.batch is not None:
+        sizes = replace(sizes, batch=ctx.batch)
+    return Laboratory(ctx, sizes).observe()
+
+
+class Laboratory:
+    """One run: the text, what is trained on it, and what is seen."""
+
+    def __init__(self, ctx: Context, sizes: Sizes) -> None:
+        self.ctx, self.sizes, self.began = ctx, sizes, time.monotonic()
+        self.config = sizes.config
+        self.length = sizes.stretch * self.config.trained_length
+        torch.set_float32_matmul_precision("high")
+        torch._dynamo.config.recompile_limit = 64  # one block serves every length, batch and kind of position
+        self.text, seconds = measure.seconds(partial(corpus.load, most_bytes=sizes.most_bytes))
+        ctx.progress(f"{len(self.text.stream) / 1e6:.1f}M tokens to train on, {len(self.text.held_out)} held-out documents, "
+                     f"in {seconds:.0f} s")
+        rows = self.text.long_documents(self.length + 1, sizes.documents)
+        next(self._batches(self.length, 0))  # too little text to fine-tune on is said before anything is trained
+        self.rows = torch.from_numpy(rows).to(ctx.device)
+        self.filler: Rows = rows[:, :self.length]
+        self.weights: dict[str, Mapping[str, Tensor]] = {}
+        self.sliding: dict[str, Tensor] = {}  # nats of each target by whose weights, under the sliding window
+        self.reader = Decoder(self.config).to(ctx.device).eval()  # uncompiled, since it meets many shapes; takes over others' weights
+        self.notes: list[str] = []
+
+    def observe(self) -> Observed:
+        ceilings = machine.ceilings(self.ctx.device)
+        self.ctx.progress("measured ceilings: " + ", ".join(f"{m.estimate.value:.4g} {m.unit}" for m in ceilings))
+        with attention_kernel(self.ctx.device, self.config, self.sizes.batch, self.ctx.progress) as kernel:
+            self.notes.append(f"Attention kernel: {kernel}")
+            trained = self._train()
+            methods = [self._zero_shot(name, kind, weights, trained) for name, kind, weights in ZERO_SHOT]
+            methods += self._fine_tune(trained)
+            exactness = self._exactness(trained)
+        config = self.config
+        self.notes += [
+            f"Network: width {config.width}, layers {config.layers}, heads {config.heads}, "
+            f"{lm.parameters(self.reader) / 1e6:.1f}M parameters, "
+            f"trained at {config.trained_length:,} tokens in {'bf16 autocast' if self.ctx.device == 'cuda' else 'float32'} with AdamW",
+            f"Text: Python sources of installed packages, split by package, {len(self.text.stream) / 1e6:.1f}M tokens to train on; "
+            f"sha256 {self.text.manifest.sha256[:16]}, all of it in corpus.json",
+            *self._unpinned(),
+            f"One of {1 / KEY_SHARE:.0f} training rows holds a pass key within its length: the skill is taught, the length is not",
+            f"The baseline slides a window of {config.trained_length:,} by {self.sizes.stride}; a method is compared with that of its own "
+            f"weights before fine-tuning, on the last {config.trained_length:,} targets of each document",
+            "Cached keys are rotated; dynamic NTK keeps the frequencies that the whole cache needs"]
+        seen = Seen(config, self.length, config.trained_length, self.ctx.device, trained, methods, exactness, ceilings,
+                    lm.flops_a_token(config, config.trained_length), self.text.bytes_per_token, tuple(map(plain_text, self.notes)))
+        (self.ctx.out / "corpus.json").write_text(self.text.manifest.json(), encoding="utf-8")
+        (self.ctx.out / "ablation.json").write_text(as_json(ablation_table(seen)), encoding="utf-8")
+        return observed(seen)
+
+    def _unpinned(self) -> list[str]:
+        if not corpus.CONSTRAINTS.exists():
+            return ["Text: no constraints.txt here, so its versions are not held against the pins"]
+        other = self.text.manifest.unpinned(corpus.CONSTRAINTS.read_text(encoding="utf-8"))
+        return [f"Text: other versions than constraints.txt pins of {', '.join(other)}" if other else "Text: as constraints.txt pins it"]
+
+    def _about(self, what: str) -> Callable[[str], None]:
+        return lambda line: self.ctx.progress(f"{what}: {line}")
+
+    def _late(self) -> bool:
+        return time.monotonic() - self.began > self.sizes.late_s
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def _train(self) -> dict[str, Trained]:
+        """RoPE, ALiBi and NoPE from the same seed on the same batches, as many steps each as fit the budget together."""
+        sizes, config = self.sizes, self.config
+        trainers: dict[str, Trainer] = {}
+        pace: dict[str, float] = {}
+        why: dict[str, str] = {}
+        for kind in TRAINED:
+            position = Position(kind)
+            try:
+                trainer = self._trainer(replace(config, position=position), position, config.trained_length)
+                course = trainer.train(self._batches(config.trained_length, 99), Recipe(10, sizes.learning_rate))
+                trainers[kind], pace[kind] = trainer, course.seconds / course.timed
+                self.ctx.progress(f"{kind}: {1000 * pace[kind]:.1f} ms a step of {course.tokens:,} tokens")
+            except RuntimeError as error:  # also torch's OutOfMemoryError, and what its compiler raises
+                if kind == "rope":
+                    raise
+                why[kind] = self._excuse(kind, error)
+        steps = steps_within(sizes.train_s, list(pace.values()), sizes.most_steps)
+        found: dict[str, Trained] = {}
+        for kind in TRAINED:
+            if kind not in trainers:
+                found[kind] = Trained(None, why=why[kind])
+                continue
+            trainer = trainers.pop(kind)
+            trainer.restart(self.ctx.seed)
+            until = time.monotonic() + 1.5 * steps * pace[kind] + 5
+            course = trainer.train(self._batches(config.trained_length, self.ctx.seed), Recipe(steps, sizes.learning_rate), until=until,
+                                   progress=self._about(kind))
+            self.weights[kind] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+            del trainer
+            self._free()
+            found[kind] = self._baseline(kind, course)
+        return found
+
+    def _trainer(self, config: Config, position: Position, length: int) -> Trainer:
+        model = Decoder(config, self.ctx.seed).to(self.ctx.device)
+        on_gpu = self.ctx.device == "cuda"
+        if on_gpu:
+            model.compile_blocks()
+        return Trainer(model, lm.places(config, length, self.ctx.device, position), compiled=on_gpu)
+
+    def _batches(self, length: int, seed: int) -> Iterator[Rows]:
+        """As many tokens a step at any length; beyond the trained length, from within single documents."""
+        config = self.config
+        rows = max(1, self.sizes.batch * config.trained_length // length)
+        windows = self.text.windows(length, rows, seed, whole=length > config.trained_length)
+        return corpus.with_keys(windows, KEY_SHARE, seed)
+
+    def _baseline(self, kind: PositionKind, course: Course) -> Trained:
+        """What these weights score without ever leaving the trained length, and how long they take over a long prompt."""
+        model, window, last = self._reading(kind), self.config.trained_length, self.config.trained_length
+        nats = strided(model, self.rows, window, self.sizes.stride, at_once=self.sizes.at_once, position=Position(kind))
+        self.sliding[kind] = nats
+        apart = parted(model, self.rows, window, at_once=self.sizes.at_once, position=Position(kind))
+        at = lm.places(self.config, self.length, self.ctx.device, Position(kind))
+
+        def prefill() -> Tensor:
+            with torch.no_grad(), autocast(self.rows.device):
+                return model.hidden(self.rows[:1, :-1], at)
+
+        times = measure.time_interleaved({"prefill": prefill}, device=self.ctx.device, mode="latency", blocks=6, block_ms=5.0,
+                                         warmup_s=0.0 if self.ctx.smoke else 0.5)
+        found = Trained(course, float(nats[:, -last:].mean()), float(apart[:, -last:].mean()), tuple(by_position(nats, self._bucket)),
+                        times["prefill"])
+        self.ctx.progress(f"{kind}: sliding window {found.sliding:.4f} nats a token, parted {found.parted:.4f}, "
+                          f"{course.tokens_per_s:,.0f} tokens/s")
+        return found
+
+    @property
+    def _bucket(self) -> int:
+        return self.config.trained_length // 4
+
+    # ------------------------------------------------------------------------------------------------ methods
+
+    def _zero_shot(self, name: str, kind: PositionKind, weights: PositionKind, trained: Mapping[str, Trained]) -> Method:
+        method = Method(name, kind, weights)
+        if trained[weights].course is None:
+            method.why = trained[weights].why
+            return method
+        self._ask(method, self._reading(weights), lm.stretched(self.config, kind, self.length), self.sizes.keys)
+        return method
+
+    def _fine_tune(self, trained: Mapping[str, Trained]) -> list[Method]:
+        """Short trainings at the long length from RoPE's weights, one network and one compiled block for all of them."""
+        sizes, found = self.sizes, []
+        base = trained["rope"].course
+        assert base is not None, "RoPE is trained, or the run has failed"
+        pace = trainer = None
+        for name, kind in FINE_TUNED:
+            method = Method(name, kind, "rope")
+            found.append(method)
+            if self._late() and name != JUDGED:
+                method.why = "no time left"
+                continue
+            position = lm.stretched(self.config, kind, self.length)
+            try:
+                if trainer is None or pace is None:
+                    trainer = self._trainer(self.config, position, self.length)
+                    course = trainer.train(self._batches(self.length, 99), Recipe(8, sizes.tune_rate))
+                    pace = course.seconds / course.timed
+                most = min(sizes.most_steps, max(4, round(TUNE_SHARE * len(base.losses))))
+                steps = steps_within(sizes.tune_s, [pace] * len(FINE_TUNED), most)
+                trainer.model.load_state_dict(self.weights["rope"])
+                trainer.forget()
+                trainer.at = lm.places(self.config, self.length, self.ctx.device, position)
+                batches = self._batches(self.length, 1001 if name == AGAIN else 1000)
+                method.tuned = trainer.train(batches, Recipe(steps, sizes.tune_rate), until=time.monotonic() + 2 * steps * pace + 5,
+                                             progress=self._about(name))
+                self.weights[name] = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+            except RuntimeError as error:
+                method.why = self._excuse(name, error)
+                continue
+            self._ask(method, self._reading(name), position, sizes.keys * (2 if name == JUDGED else 1))
+        return found
+
+    def _reading(self, weights: str) -> Decoder:
+        """The uncompiled network with these weights."""
+        self.reader.load_state_dict(self.weights[weights])
+        return self.reader
+
+    def _ask(self, method: Method, model: Decoder, position: Position, keys: int) -> None:
+        """Fill in what a method scores on the long documents and on pass keys."""
+        sizes, last = self.sizes, self.config.trained_length
+        baseline = self.sliding[method.trained]
+        try:
+            nats = whole(model, self.rows, position, at_once=sizes.at_once)
+            method.ratios, method.loss = ratios(nats, baseline, last), float(nats[:, -last:].mean())
+            method.ratio_all = float((nats - baseline).double().mean().exp())
+            method.curve = by_position(nats, self._bucket)
+            short = parted(model, self.rows, last, at_once=sizes.at_once, position=position)
+            method.loss_short = float(short[:, -last:].mean())
+            lengths = [round(n * self.config.trained_length) for n in sizes.key_lengths]
+            asked = trials(self.filler, lengths, DEPTHS, keys)
+            for trial, hit in zip(asked, keys_found(model, asked, position, at_once=sizes.at_once), strict=True):
+                method.keys.setdefault((trial.length, trial.depth), []).append(hit)
+        except RuntimeError as error:
+            method.why = self._excuse(method.name, error)
+            return
+        ratio, (hits, of) = method.ratio, method.share_found(lengths)
+        how = f"{ratio.value:.4f}x the baseline, {ratio.low:.4f} to {ratio.high:.4f}" if ratio else "too few documents"
+        self.ctx.progress(f"{method.name}: {how}, {hits} of {of} pass keys")
+
+    # ------------------------------------------------------------------------------------------------ exact decoding
+
+    def _exactness(self, trained: Mapping[str, Trained]) -> list[Exactness]:
+        """Every method's cached decoding over one long document, in float32 without TF32, and the judged one's in bf16 too."""
+        asked: list[tuple[str, PositionKind, str, str]] = [(name, kind, weights, "fp32") for name, kind, weights in ZERO_SHOT]
+        asked += [(JUDGED, "yarn", JUDGED, precision) for precision in ("fp32", "bf16")]
+        found: list[Exactness] = []
+        text = self.rows[0, :self.length]
+        torch.set_float32_matmul_precision("highest")
+        for name, kind, weights, precision in asked:
+            if weights not in self.weights:
+                found.append(Exactness(name, precision, None, trained[weights].why if weights in trained else "was not fine-tuned"))
+                continue
+            model = self._reading(weights)
+            if precision == "bf16":
+                model = Decoder(self.config).to(self.ctx.device).eval()
+                model.load_state_dict(self.weights[weights])
+                model = model.to(torch.bfloat16)
+            try:
+                seen = agreement(model, text, lm.stretched(self.config, kind, self.length), graph=self.ctx.device == "cuda")
+            except RuntimeError as error:
+                found.append(Exactness(name, precision, None, self._excuse(name, error)))
+                continue
+            found.append(Exactness(name, precision, seen))
+            self.ctx.progress(f"{name}, {precision}: cached argmax agrees at {seen.same} of {seen.positions} positions, "
+                              f"largest difference {seen.largest:.2g}")
+            self._free()
+        torch.set_float32_matmul_precision("high")
+        return found
+
+    def _excuse(self, name: str, error: RuntimeError) -> str:
+        """A row's reason for having no numbers, short enough for a cell; the log has the whole of it."""
+        self.ctx.progress(f"{name} could not run: {type(error).__name__}: {error}")
+        self._free()
+        return "out of memory" if isinstance(error, torch.OutOfMemoryError) else plain_text(f"{type(error).__name__}: {error}")[:80]
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.ctx.device == "cuda":
+            torch.cuda.empty_cache()
+
