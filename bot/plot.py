@@ -82,7 +82,7 @@ def draw(table: Table) -> bytes:
     axes.set_title(textwrap.fill(title, 78), loc="left", fontsize=TITLE_PT, color=INK, fontweight="bold")
     for name, set_label in ((chart.x, axes.set_xlabel), (down, axes.set_ylabel)):
         set_label(_clipped(_named(table, name), 60), fontsize=TEXT_PT, color=INK)
-    _dress(axes)
+    _dress(axes, rows=chart.kind == "heatmap")
     return _png(canvas)
 
 
@@ -278,11 +278,12 @@ def _clipped(text: str, most: int) -> str:
 # ---------------------------------------------------------------------------------------------------- what all kinds share
 
 
-def _dress(axes: Axes) -> None:
+def _dress(axes: Axes, *, rows: bool = False) -> None:
+    """Lines and numbers of the axes; `rows` where names stand on the upright one."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=SMALL_PT)
-    if chart.kind == "heatmap":
+    if rows:
         return
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
