@@ -187,6 +187,7 @@ def test_an_output_that_is_no_number_is_infinitely_wrong() -> None:
     good = Errors((0.01,), (0.01,), 0.1)
     assert Errors((math.nan,), (0.01,), 0.1).over(good) == math.inf
     assert Errors((0.01,), (0.03,), 0.1).over(good) == pytest.approx(3)
+    assert Errors((0.0,), (0.0,), 0.0).over(Errors((0.0,), (0.0,), 0.0)) == 0
 
 
 def test_what_is_timed_with_the_backward_pass_has_its_gradients() -> None:
@@ -209,8 +210,9 @@ def test_e4m3_costs_what_its_mantissa_says() -> None:
 # ---------------------------------------------------------------------------------------------------- our kernels
 
 
-CASES = ((64, 16, False, True), (40, 16, True, True), (33, 64, False, True), (1, 16, False, True), (64, 128, True, False),
-         (50, 32, True, False), (50, 32, False, False))  # length, width, causal, tiles by the copy engine
+CASES = (  # length, width, causal, keys of a tile, tiles by the copy engine
+    (64, 16, False, 16, True), (40, 16, True, 16, True), (33, 64, False, 64, True), (48, 64, True, 64, True), (1, 16, False, 16, True),
+    (64, 128, True, 16, False), (50, 32, True, 16, False), (50, 32, False, 64, False))
 INTERPRETED = """
     import json, sys
     import torch
@@ -218,10 +220,10 @@ INTERPRETED = """
     from workloads.week02_attention.points import Point, draw, fake_quantised, distance, naive
 
     found = []
-    for length, width, causal, tma in json.loads(sys.argv[1]):
+    for length, width, causal, keys, tma in json.loads(sys.argv[1]):
         point = Point(1, 2, length, width, causal, False)
         i = draw(point, "cpu", 7)
-        tiles = kernels.Tiles(32, 16, 4, 2, tma)
+        tiles = kernels.Tiles(32, keys, 4, 2, tma)
         outs = {"bf16": kernels.forward_bf16(i.q, i.k, i.v, causal=causal, tiles=tiles),
                 "fp8": kernels.forward_fp8(kernels.quantise(i.q, i.k, i.v), causal=causal, tiles=tiles)}
         for name, out in outs.items():
@@ -229,7 +231,7 @@ INTERPRETED = """
                 one = i.head(0, h)
                 exact = naive(one.q.double(), one.k.double(), one.v.double(), causal=causal)
                 quantised = fake_quantised(one.q, one.k, one.v, causal=causal)
-                found.append([f"{name}, {point}, head {h}, {tiles}", distance(out[:, h:h+1], exact),
+                found.append([f"{name}, {point}, head {h}, {tiles}", keys >= length, distance(out[:, h:h+1], exact),
                               distance(out[:, h:h+1], quantised), distance(quantised, exact)])
 
     q, k, v = (torch.randn(1, 2, 40, 16, generator=torch.Generator().manual_seed(i)).bfloat16() for i in range(3))
@@ -257,14 +259,14 @@ def interpreted() -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_our_kernels_are_attention_to_the_precision_of_their_format(interpreted: dict[str, Any]) -> None:
-    """In every head, the outlier head too: bf16 within 1% of float64; e4m3 within 3% of exact arithmetic on the same e4m3 numbers
-    (the running maximum moves a few roundings), and no further from float64 than that arithmetic is, but for a tenth."""
+    """In every head, the outlier head too: bf16 within 1% of float64; e4m3 no further from float64 than exact arithmetic on the same
+    e4m3 numbers, but for a tenth, and where one tile holds all keys (so that no running maximum moves a rounding) that very result."""
     assert len(interpreted["errors"]) == 2 * 2 * len(CASES)
-    for name, from_exact, from_quantised, allowed in interpreted["errors"]:
+    for name, one_tile, from_exact, from_quantised, allowed in interpreted["errors"]:
         if name.startswith("bf16"):
             assert from_exact < 0.01, name
         else:
-            assert from_exact < 1.1 * allowed + 0.005 and from_quantised < 0.03, name
+            assert from_exact < 1.1 * allowed + 0.005 and from_quantised < (0.004 if one_tile else 0.05), name
 
 
 @pytest.mark.slow
@@ -470,7 +472,8 @@ def test_a_decoder_learns_and_backends_agree_on_it() -> None:
     off = scores(task, model, Toggle("naive"))
     assert len(off) == SMALL.evaluated
     assert 3 < sum(off) / len(off) < before - 1 and loss < 5  # bits a byte start near log2(256)
-    assert delta(off, scores(task, model, Toggle("flash"))).high < 0.5
+    change = delta(off, scores(task, model, Toggle("flash")))
+    assert change is not None and change.high < 0.5
 
 
 def test_bits_a_byte_are_those_of_a_uniform_guess() -> None:
@@ -489,10 +492,11 @@ def test_the_same_seed_trains_on_the_same_batches() -> None:
 
 
 def test_the_delta_is_relative_and_without_a_sign() -> None:
-    assert delta([2.0, 4.0], [2.0, 4.0]).value == 0
-    fell = delta([2.0, 4.0, 3.0], [1.9, 3.9, 2.9])
-    assert fell.value == pytest.approx(100 * 0.1 / 3)
-    assert fell.high >= fell.value
+    still, fell = delta([2.0, 4.0], [2.0, 4.0]), delta([2.0, 4.0, 3.0], [1.9, 3.9, 2.9])
+    assert still is not None and still.value == 0
+    assert fell is not None and fell.high >= fell.value == pytest.approx(100 * 0.1 / 3)
+    assert delta([0.0, 0.0], [0.0, 1.0]) is None
+    assert delta([2.0, 4.0], [2.0, math.nan]) is None
 
 
 def test_amdahl() -> None:
@@ -593,7 +597,12 @@ def test_with_the_interpreter_our_kernels_walk_the_whole_path(tmp_path: Path) ->
         import sys
         from pathlib import Path
         from workloads.spec import Context, dumps
-        from workloads.week02_attention import run
+        from dataclasses import replace
+        from workloads.week02_attention import run, shapes
+        shapes.SMOKE_TOKENS, shapes.SMOKE_LENGTHS, shapes.SMOKE_TRIAL = 32, (32,), 32  # each interpreted launch takes a tenth of a second
+        small = {name: replace(getattr(run.SMOKE, name), length=16, batch=1, evaluated=2, steps=2)
+                 for name in ("decoder", "classifier", "long_decoder", "vit_base")}
+        run.SMOKE = replace(run.SMOKE, **small)
         print(dumps(run.run(Context(Path(sys.argv[1]), "cpu", smoke=True, progress=lambda line: print(line, file=sys.stderr)))))
     """, str(tmp_path))
     plain = json.loads(told)

@@ -40,7 +40,7 @@ class Evaluated:
     task: str
     metric: str
     backend: Backend
-    value: float = 0.0
+    value: float | None = None
     delta: Estimate | None = None
     failed: str = ""
 
@@ -87,9 +87,12 @@ def kept(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def delta(off: Sequence[float], on: Sequence[float]) -> Estimate:
-    """How far `on` is from `off` in percent of `off`'s mean, item by item, with Student's interval; its sign is dropped."""
+def delta(off: Sequence[float], on: Sequence[float]) -> Estimate | None:
+    """How far `on` is from `off` in percent of `off`'s mean, item by item, with Student's interval; its sign is dropped. None of a
+    network that got nothing right, or whose numbers are none."""
     base = statistics.fmean(off)
+    if not base or not all(map(math.isfinite, (base, *on))):
+        return None
     changes = [kept(100 * (mine - theirs) / base) for mine, theirs in zip(on, off, strict=True)]
     return measure.mean(changes if statistics.fmean(changes) >= 0 else [-change for change in changes])
 
@@ -209,7 +212,7 @@ def _tables(story: Story) -> Iterator[Table]:
     yield Table("evaluation", "One trained network, evaluated under each backend", (
         Column("task"), Column("metric"), Column("backend"), Column("value"), Column("delta", "%"), Column("low", "%"), Column("high", "%"),
         Column("note")),
-        tuple((e.task, e.metric, TITLES[e.backend], kept(e.value) if not e.failed else None,
+        tuple((e.task, e.metric, TITLES[e.backend], finite(e.value),
                *((e.delta.value, e.delta.low, e.delta.high) if e.delta else (None, None, None)),
                plain_text(e.failed) if e.failed else "the baseline" if e.backend == "naive" else None) for e in story.evaluated))
     yield Table("training", "The same task from the same seeds, trained naive and fused", (

@@ -18,6 +18,7 @@ from workloads.week02_attention.backends import naive
 
 ERROR_FACTOR = 2.0  # a backend may be this much further from fp64 than the naive path in the same precision: flash-attn's own tests' rule
 OUTLIERS, OUTLIER_SIZE, LOUD = 0.001, 10.0, 30.0  # share and spread of single outliers (FlashAttention-3's test), and a head that is louder
+SMALLEST = 1e-9  # where the naive path has no error at all, as on one key
 Call = Callable[..., Tensor]  # q, k, v, causal= -> out
 
 
@@ -99,7 +100,8 @@ class Errors:
 
     def over(self, other: Errors) -> float:
         """The worst of my errors over `other`'s, tensor by tensor; infinite where one is no number."""
-        ratios = [mine / theirs for mine, theirs in zip((*self.plain, *self.outlier), (*other.plain, *other.outlier), strict=True)]
+        pairs = zip((*self.plain, *self.outlier), (*other.plain, *other.outlier), strict=True)
+        ratios = [mine / max(theirs, SMALLEST) for mine, theirs in pairs]
         return max(ratios) if all(map(math.isfinite, ratios)) else math.inf
 
 
@@ -163,11 +165,11 @@ def distance(value: Tensor, reference: Tensor) -> float:
 def fake_quantised(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
     """Attention in float64 but for what e4m3 loses: q, k, v rounded with one scale a head, probabilities times 256. What an fp8
     kernel can reach at best; written without the kernel's tiles, so it is also the independent answer in its tests."""
-    def rounded(x: Tensor, largest: Tensor) -> Tensor:
-        scale = largest.clamp_min(1e-12) / 448
-        return (x.double() / scale).float().to(torch.float8_e4m3fn).double() * scale
+    def rounded(x: Tensor) -> Tensor:
+        scale = x.float().abs().amax((-2, -1), keepdim=True).clamp_min(1e-12) / 448
+        return (x.float() / scale).to(torch.float8_e4m3fn).double() * scale  # scaled in float32, as any kernel does: ties fall alike
 
-    q, k, v = (rounded(t, t.double().abs().amax((-2, -1), keepdim=True)) for t in (q, k, v))
+    q, k, v = rounded(q), rounded(k), rounded(v)
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1), -math.inf)

@@ -6,6 +6,7 @@ after them, until `BUDGET_S` is spent; what was left out is said. Correctness co
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -154,7 +155,7 @@ def _parity(ctx: Context, found: Able, task: Task, story: Story) -> None:
         fused_values.append(statistics.fmean(scores(task, fused, Toggle(FUSED))))
         ctx.progress(f"{task.name}, seed {seed}: losses {loss:.4f} naive, {fused_loss:.4f} fused; {task.metric} {naive_values[-1]:.4f} and "
                      f"{fused_values[-1]:.4f}")
-    if min(naive_values) > 0:
+    if min(naive_values) > 0 and all(map(math.isfinite, (*naive_values, *fused_values))):
         story.trained.append(TrainedPair(task.name, task.metric, FUSED, SEEDS, tuple(naive_values), tuple(fused_values)))
 
 
@@ -172,6 +173,8 @@ def _evaluated(ctx: Context, found: Able, task: Task, model: torch.nn.Module, of
         except (RuntimeError, triton.TritonError) as error:
             rows.append(Evaluated(task.name, task.metric, backend, failed=in_words(error)))
             continue
-        rows.append(Evaluated(task.name, task.metric, backend, statistics.fmean(on), delta(off, on)))
-    ctx.progress(f"{task.name}, {task.metric} of one network: " + ", ".join(f"{r.backend} {r.value:.5f}" for r in rows if not r.failed))
+        change = delta(off, on)
+        note = "" if change else "no delta: not a number, or of 0"
+        rows.append(Evaluated(task.name, task.metric, backend, statistics.fmean(on), change, note))
+    ctx.progress(f"{task.name}, {task.metric} of one network: " + ", ".join(f"{r.backend} {r.value:.5f}" for r in rows if r.value is not None))
     return rows
