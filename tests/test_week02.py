@@ -3,8 +3,6 @@ test_weeks.py."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import subprocess
@@ -21,8 +19,8 @@ from torch import Tensor, nn
 
 from workloads import measure
 from workloads.spec import Context, Estimate, Metric, Observed, check_kept, discover
-from workloads.week02_attention import ablation, kernels, run, shapes, sweep, trials
-from workloads.week02_attention.ablation import Story, TrainedPair, as_csv, delta, observed
+from workloads.week02_attention import kernels, run, shapes, sweep, trials
+from workloads.week02_attention.ablation import Story, TrainedPair, as_json, delta, observed
 from workloads.week02_attention.backends import BACKENDS, FORWARD_ONLY, FUSED_BF16, Backend, Toggle, attend, hindrance, naive
 from workloads.week02_attention.dispatch import Launched, kernels_in, launched, proved
 from workloads.week02_attention.networks import (
@@ -569,12 +567,11 @@ def test_the_trained_delta_runs_from_the_least_to_the_most_changed_seed() -> Non
     assert (pair.deltas.low, pair.deltas.value, pair.deltas.high) == pytest.approx((0.0, 0.5, 2.0))
 
 
-def test_the_csv_has_every_row_and_its_raw_times() -> None:
+def test_the_file_has_every_row_and_its_raw_times() -> None:
     told = story([seen(P, naive=arm(10), flash=arm(2), default=arm(1))])
-    rows = list(csv.reader(io.StringIO(as_csv(told))))
-    assert len(rows) == 1 + len(BACKENDS)
-    assert rows[0][-1] == "raw times (ms)" and rows[1][-1] == "10 10 10 10 10 10"
-    assert {len(row) for row in rows} == {len(ablation.ABLATION_COLUMNS) + 1}
+    rows = json.loads(as_json(told, observed(told)))
+    assert [row["backend"] for row in rows][:2] == ["naive", "SDPA math"] and len(rows) == len(BACKENDS)
+    assert (rows[0]["time (ms)"], rows[0]["raw times (ms)"], rows[1]["raw times (ms)"]) == (10.0, [10.0] * 6, [])
 
 
 def test_amdahls_line_stands_beside_the_step() -> None:
@@ -608,10 +605,10 @@ def test_with_the_interpreter_our_kernels_walk_the_whole_path(tmp_path: Path) ->
     plain = json.loads(told)
     tables = {table["name"]: table["rows"] for table in plain["tables"]}
     timed = {row[4] for row in tables["ablation"] if row[7] is not None}
-    assert {"our Triton bf16", "our Triton fp8", "our Triton fp8, kernel only"} <= timed
+    assert {"our Triton bf16", "our Triton fp8", "our fp8, kernel only"} <= timed
     assert {row[2] for row in tables["evaluation"] if row[3] is not None} >= {"our Triton bf16", "our Triton fp8"}
     assert {row[10] for row in tables["launch_shapes"]} == {"yes"}
-    assert (tmp_path / "ablation.csv").stat().st_size > 1000
+    assert (tmp_path / "ablation.json").stat().st_size > 1000
 
 
 def test_a_run_that_is_short_of_time_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from workloads.plan import planned
 from workloads.spec import Deliverable, Target, Workload
 
 PLAN = planned(2)
-ABLATION = "ablation.csv"
+ABLATION = "ablation.json"
 
 SPEEDUP = Target("kernel_speedup", "attention kernel speedup over naive, worst shape of the sweep", ">=", 1.5, "x", proof="error_ratio")
 ERROR = Target("error_ratio", "error to fp64 over that of the naive path, worst fused bf16 backend", "<=", 2.0, "")

@@ -1,9 +1,8 @@
-"""What was seen, as metrics, tables and one CSV: every backend at every shape, beside naive, FlashAttention-2 and default SDPA."""
+"""What was seen, as metrics, tables and one file: every backend at every shape, beside naive, FlashAttention-2 and default SDPA."""
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,9 @@ from workloads.week02_attention.steps import Step
 from workloads.week02_attention.sweep import Able, Arm, Seen, TileKey
 
 FUSED_BASELINES: tuple[Backend, ...] = ("flash", "default")
-KERNEL_ONLY = "our Triton fp8, kernel only"
+ABLATION_TABLE = "ablation"
+RAW = "raw times (ms)"
+KERNEL_ONLY = "our fp8, kernel only"
 COMPARED: tuple[tuple[Backend, Backend], ...] = (("triton", "flash"), ("triton", "cudnn"), ("fp8", "flash"), ("fp8", "cudnn"))
 
 
@@ -192,13 +193,13 @@ def _tables(story: Story) -> Iterator[Table]:
                     tuple(_rates(story, causal, backward)),
                     Chart("lines", x=LENGTH.name, y="rate", by="backend", low="low", high="high",
                           marks=(kept(ceiling),) if story.device == "cuda" else (), log_x=True))
-    gained = [(f"{step.network} {step.phase}, {TITLES[step.backend]}", step.step_gain) for step in story.steps
+    gained = [(f"{step.network} {step.phase} {step.backend}", step.step_gain) for step in story.steps
               if step.backend != "naive" and step.step_gain]
     yield Table("step_speedup", "Speedup of a whole step over naive attention",
                 (Column("step"), Column("speedup", "x"), Column("low", "x"), Column("high", "x")),
                 tuple((label, gain.value, gain.low, gain.high) for label, gain in gained),
                 Chart("bars", x="step", y="speedup", low="low", high="high", marks=(1.0,)))
-    yield Table("ablation", "Every backend at every shape", ABLATION_COLUMNS, tuple(_ablation(story)))
+    yield Table(ABLATION_TABLE, "Every backend at every shape", ABLATION_COLUMNS, tuple(_ablation(story)))
     yield Table("dispatch", "Which kernels ran: a profile of one call, the longest kernels first", (
         Column("backend"), Column("kernels"), Column("GPU time" if story.device == "cuda" else "CPU time", "us"),
         Column("is what it says")),
@@ -325,15 +326,13 @@ def _notes(story: Story) -> Iterator[str]:
     yield from story.notes
 
 
-def as_csv(story: Story) -> str:
-    """The ablation table, and every raw time in milliseconds, for a reader with a spreadsheet."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*(f"{c.name} ({c.unit})" if c.unit else c.name for c in ABLATION_COLUMNS), "raw times (ms)"])
+def as_json(story: Story, told: Observed) -> str:
+    """The ablation table of `told` row by row, each with all of its raw times in milliseconds, for whoever wants to work with it."""
     raw: list[tuple[float, ...]] = []
     for seen in story.seen:
         raw += [arm.times for arm in seen.arms.values()]
         raw += [seen.kernel_only] if seen.kernel_only else []
-    for cells, times in zip(_ablation(story), raw, strict=True):
-        writer.writerow([*cells, " ".join(f"{ms:.7g}" for ms in times)])
-    return out.getvalue()
+    table = next(table for table in told.tables if table.name == ABLATION_TABLE)
+    names = [f"{c.name} ({c.unit})" if c.unit else c.name for c in table.columns]
+    rows = [{**dict(zip(names, cells, strict=True)), RAW: times} for cells, times in zip(table.rows, raw, strict=True)]
+    return "[" + ",\n".join(json.dumps(row, allow_nan=False) for row in rows) + "]\n"

@@ -18,7 +18,7 @@ import triton
 from workloads import machine
 from workloads.spec import Context, Observed
 from workloads.week02_attention import ABLATION, shapes
-from workloads.week02_attention.ablation import Dispatch, Evaluated, Story, TrainedPair, as_csv, delta, observed
+from workloads.week02_attention.ablation import Dispatch, Evaluated, Story, TrainedPair, as_json, delta, observed
 from workloads.week02_attention.backends import BACKENDS, TITLES, Backend, Toggle
 from workloads.week02_attention.dispatch import launched, proved
 from workloads.week02_attention.networks import Size, Task, classifier_task, decoder_task, scores, trained
@@ -115,13 +115,14 @@ def run(ctx: Context) -> Observed:
     left = len(plan.points) - len(story.seen)
     if left:
         story.notes.append(f"Time ran out before {left} of {len(plan.points)} shapes of the sweep: {plan.points[-left]} and those after it")
-    (ctx.out / ABLATION).write_text(as_csv(story), encoding="utf-8")
-    return observed(story)
+    told = observed(story)
+    (ctx.out / ABLATION).write_text(as_json(story, told), encoding="utf-8")
+    return told
 
 
 def _dispatch(ctx: Context, found: Able, points: tuple[Point, ...]) -> list[Dispatch]:
-    """Profile one forward call of every backend, at the second anchor; a backend whose kernel is not seen cannot win."""
-    point = points[1]
+    """Profile one forward call of every backend, at the second forward shape; a backend whose kernel is not seen cannot win."""
+    point = [where for where in points if not where.backward][1]
     inputs = draw(point, ctx.device, ctx.seed)
     rows = []
     for backend in BACKENDS:
@@ -176,5 +177,6 @@ def _evaluated(ctx: Context, found: Able, task: Task, model: torch.nn.Module, of
         change = delta(off, on)
         note = "" if change else "no delta: not a number, or of 0"
         rows.append(Evaluated(task.name, task.metric, backend, statistics.fmean(on), change, note))
-    ctx.progress(f"{task.name}, {task.metric} of one network: " + ", ".join(f"{r.backend} {r.value:.5f}" for r in rows if r.value is not None))
+    seen = ", ".join(f"{row.backend} {row.value:.5f}" for row in rows if row.value is not None)
+    ctx.progress(f"{task.name}, {task.metric} of one network: {seen}")
     return rows

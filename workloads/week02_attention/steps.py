@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import triton
 from torch import Tensor
 
 from workloads import measure
@@ -19,7 +20,8 @@ from workloads.spec import Context, Estimate
 from workloads.week02_attention.backends import Backend, Toggle
 from workloads.week02_attention.networks import Task, switch
 from workloads.week02_attention.points import Point, draw
-from workloads.week02_attention.sweep import Able, Pace, free
+from workloads.week02_attention.sweep import OUT_OF_MEMORY, Able, Pace, free
+from workloads.week02_attention.trials import in_words
 
 TRAINED_BY: tuple[Backend, ...] = ("naive", "flash", "cudnn", "default")
 INFERRED_BY: tuple[Backend, ...] = ("naive", "flash", "cudnn", "default", "triton", "fp8")
@@ -84,8 +86,8 @@ def steps(ctx: Context, found: Able, task: Task, pace: Pace, *, training: bool) 
     for backend in list(whole):
         try:
             whole[backend]()
-        except torch.OutOfMemoryError:
-            failed[backend] = "out of memory"
+        except (RuntimeError, triton.TritonError) as error:
+            failed[backend] = OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else in_words(error)
             del whole[backend]
             optimizer.zero_grad(set_to_none=True)
             free(ctx.device)
