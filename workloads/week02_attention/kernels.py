@@ -278,6 +278,6 @@ def quantise_heads(x, rounded, scale, length, padded, D: tl.constexpr, ROWS: tl.
     narrow = _narrow(wide / tl.load(scale + head), True, WIDE)
     if TRANSPOSED:
         places = rounded + (head * D + columns).to(tl.int64)[:, None] * padded + rows[None, :]
-        tl.store(places, narrow.T, mask=(rows < length)[None, :])
+        tl.store(places, narrow.T, mask=(rows < padded)[None, :])  # zeros into the padding too, so that every store is of 16 bytes
     else:
         tl.store(rounded + (head * length + rows).to(tl.int64)[:, None] * D + columns[None, :], narrow, mask=inside)
