@@ -22,7 +22,7 @@ TUNED, TUNED_ODD = 4096, 577  # where launch shapes are chosen: for lengths of w
 DECODER, CLASSIFIER = Point(16, 6, 1024, 64, True, False), Point(128, 4, 144, 64, False, False)
 TASKS = (DECODER, CLASSIFIER)  # the attention of the two networks that are evaluated under every backend
 
-SMOKE_TOKENS, SMOKE_HIDDEN = 128, 32
+SMOKE_TOKENS, SMOKE_HIDDEN = 80, 32
 SMOKE_LENGTHS = (64, 40)
 SMOKE_WIDTHS = (16,)
 SMOKE_TRIAL = 40
