@@ -104,7 +104,7 @@ def hindrance(backend: Backend, device: str) -> str | None:
     if backend == "flex":
         return "compiled for a GPU; on a CPU it would first build C++ for a minute"
     if backend in ("triton", "fp8") and not triton.knobs.runtime.interpret:
-        return "needs a GPU; here its kernels were only checked in the interpreter of Triton"
+        return "needs a GPU: here there is only the interpreter of Triton"
     return None
 
 

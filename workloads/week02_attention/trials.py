@@ -61,8 +61,8 @@ def jobs(smoke: bool, device: str) -> list[Job]:
     """Every backend that builds code, by head width and mask; those that cannot run here are left out."""
     interpreted = device == "cpu"
     widths = shapes.SMOKE_WIDTHS if smoke else shapes.WIDTHS
-    if interpreted:  # each process imports torch for seconds: one walks the path
-        return [("fp8", widths[0], True), ("triton", widths[0], False)]
+    if interpreted:  # each process imports torch for seconds: one walks the path, with the kernel that has more to go wrong
+        return [("fp8", widths[0], True)]
     found: list[Job] = [(backend, width, causal) for backend in COMPILED for width in widths for causal in (False, True)]
     return [job for job in found if hindrance(job[0], device) is None]
 
