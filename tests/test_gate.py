@@ -139,7 +139,7 @@ def ledger(*runs: Result) -> Callable[[], Ledger]:
 
 
 C1, C2 = (result(run=run, started=f"2026-11-23T1{run[1]}:00:00Z") for run in ("c1", "c2"))
-WEEK02 = result(run="c3", request=Request("bench", "week02"))
+WEEK16 = result(run="c3", request=Request("bench", "week16"))
 
 
 @pytest.mark.parametrize(("body", "expected"), [
@@ -155,11 +155,11 @@ WEEK02 = result(run="c3", request=Request("bench", "week02"))
                        "where every finished run is."),
     ("/compare c8 c9", "Nothing to compare: neither of the two runs is in "
                        "[results/](https://github.com/sprinter/sprint/tree/main/results), where every finished run is."),
-    ("/compare c1 c3", "Nothing to compare: the first run is of week01, the second of week02. Two runs of one week are needed."),
-    ("/compare c3 c4", "Nothing to compare: week02 has no workload here any more."),
+    ("/compare c1 c3", "Nothing to compare: the first run is of week01, the second of week16. Two runs of one week are needed."),
+    ("/compare c3 c4", "Nothing to compare: week16 has no workload here any more."),
 ])
 def test_what_is_answered_from_the_ledger(localhub: Any, body: str, expected: str) -> None:
-    held = ledger(C2, C1, WEEK02, replace(WEEK02, run="c4"))
+    held = ledger(C2, C1, WEEK16, replace(WEEK16, run="c4"))
     decision = decide(localhub, make(localhub, body), held=held)
     assert (decision.verdict, decision.run, decision.request) == ("accepted", False, None)
     assert said(localhub) == [expected]
