@@ -133,7 +133,8 @@ def test_a_deliverable_is_shown_by_targets_met_and_files_brought():
 def test_thresholds_of_validity_are_about_more_than_them():
     calm = stored("ok").telemetry
     assert isinstance(calm, Telemetry)
-    edge = replace(calm, temperature_highest=87, throttled=(("software thermal slowdown", 0.05),), sm_clock_median=1485)
+    edge = replace(calm, temperature_highest=87, throttled=(("software thermal slowdown", 0.05),), sm_clock_median=1485,
+                   sm_clock_lowest=1485)
     assert validity(replace(stored("ok"), telemetry=edge)) == ("valid", ())
 
 
