@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup system demo test check constraints clean
+.PHONY: help setup system demo test check fuzz constraints clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -39,6 +39,9 @@ check: .venv/installed ## linters, types, and documents that must not drift
 	$(BIN)/mypy
 	$(BIN)/bench docs --check
 	$(BIN)/bench redraw --check
+
+fuzz: setup ## ten minutes of random comments and artifacts
+	$(BIN)/python -m pytest tests/test_fuzz.py --fuzz-minutes 10
 
 constraints: .venv/installed ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sort --ignore-case > constraints.txt

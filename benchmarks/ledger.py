@@ -24,10 +24,11 @@ import click
 
 from bot import store
 from bot.artifact import Checked
+from bot.cards import queued_card
 from bot.hub import Hub
 from bot.kickoff import kickoff
 from bot.publish import Place, publish
-from bot.report import Where, queued_card
+from bot.report import Where
 from localhub import server, state
 from localhub.repository import Repository
 from workloads.plan import planned

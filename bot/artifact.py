@@ -28,6 +28,7 @@ ENTRIES = 32
 # With these two, an artifact cannot hold more than 50 MiB, whatever it claims.
 RESULT_BYTES = 1_000_000  # what GitHub's contents API gives in one piece
 FILE_BYTES = 1_500_000  # what a repository can carry for every run, for years
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other unpackers raise errors of their own kinds
 UNPACKED_BYTES = 64 * MIB
 RATIO = 100
 LONGEST_RUN_S = 7 * 24 * 3600
@@ -109,12 +110,13 @@ def _unzip(zip_path: Path, workload: Workload) -> dict[str, bytes]:
             for entry in entries:
                 kind = stat.S_IFMT(entry.external_attr >> 16)
                 _need(kind in (0, stat.S_IFREG) and not entry.is_dir(), "the artifact holds something that is no plain file")
+                _need(entry.compress_type in PACKED, "the artifact is no readable zip")
             _check_names([entry.filename for entry in entries], workload)
             for entry in entries:
                 with archive.open(entry) as file:
                     raw[entry.filename] = _capped(file.read(_limit(entry.filename) + 1), entry.filename)
                 _need(len(raw[entry.filename]) <= RATIO * max(entry.compress_size, 1), "the artifact is packed too tightly to be a result")
-    # RuntimeError: encrypted; NotImplementedError: an exotic compression.
+    # RuntimeError: encrypted; NotImplementedError: a zip feature that Python does not have.
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         raise Rejected("the artifact is no readable zip") from error
     return raw

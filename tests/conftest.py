@@ -89,6 +89,7 @@ class LocalHub:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.md anew; the review is the diff")
+    parser.addoption("--fuzz-minutes", type=float, default=0.0, help="how long test_fuzz.py goes on with new random input")
 
 
 @pytest.fixture(scope="session")
