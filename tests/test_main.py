@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from golden import NIGHTS, slowed, stored
 from sample_week import TRACE, WEEK01, files, result
 
 from bot import commands, gate, store
@@ -246,6 +247,72 @@ def test_results_may_go_to_a_branch_of_their_own(localhub: Any, job: dict[str, s
     assert localhub.git.read("main", "SCOREBOARD.md") is None
 
 
+def test_a_second_run_is_stored_beside_the_first(localhub: Any, job: dict[str, str]) -> None:
+    env = accepted(localhub, job)
+    run = env["REQUEST_ID"]
+    leave(env, result(run=run, commit=env["GITHUB_SHA"]))
+    leave({**env, "ARTIFACT": env["SECOND"]}, result(run=f"{run}-2", commit=env["GITHUB_SHA"], started="2026-11-23T13:00:00Z"))
+    assert bench("report", env=env).exit_code == 0
+    assert localhub.git.read("main", f"results/week01/{run}-2/result.json")
+    assert "### week01 · met" in card(localhub)
+
+
+def test_a_second_run_that_does_not_hold_is_left_out(localhub: Any, job: dict[str, str]) -> None:
+    env = accepted(localhub, job)
+    run = env["REQUEST_ID"]
+    leave(env, result(run=run, commit=env["GITHUB_SHA"]))
+    leave({**env, "ARTIFACT": env["SECOND"]}, result(run=run, commit=env["GITHUB_SHA"]))
+    done = bench("report", env=env)
+    assert (done.exit_code, done.stderr) == (0, "the second run is left out: the result is of another run\n")
+    assert localhub.git.read("main", f"results/week01/{run}-2/result.json") is None
+
+
+def test_an_acceptance_is_written_by_the_report(localhub: Any, job: dict[str, str]) -> None:
+    localhub.put({"results/week01/c7/result.json": dumps(result()).encode()})
+    subprocess.run(["git", "pull", "-q"], check=True)
+    env = accepted(localhub, job, "/accept c7")
+    done = bench("report", env=env)
+    assert (done.exit_code, done.stdout) == (0, "c7 is a baseline of week01\n")
+    assert localhub.git.read("main", "results/week01/c7/accepted.json")
+
+
+def test_the_gpu_job_is_told_where_the_history_is(localhub: Any, job: dict[str, str]) -> None:
+    localhub.git.set_ref("refs/heads/scoreboard", localhub.git.head())
+    accepted(localhub, {**job, "SPRINTBENCH_BRANCH": "scoreboard"})
+    assert outputs(job)["ledger"] == localhub.git.head()
+
+
+@pytest.mark.parametrize(("factor", "runs", "told", "words"), [
+    (1.05, 12, "true", "c4210: suspected_regression"), (1.0, 12, "false", "c4210: unchanged"), (1.05, 3, "false", "c4210: insufficient")])
+def test_a_run_that_looks_changed_is_measured_once_more(here: Path, job: dict[str, str], factor: float, runs: int, told: str,
+                                                        words: str) -> None:
+    nights = {f"ledger/results/week01/{night.run}/result.json": dumps(night).encode() for night in NIGHTS[:runs]}
+    lay(here, {"out/result.json": dumps(slowed(factor, "c4210", 23)).encode(), **nights})
+    done = bench("again", "--out", "out", "--ledger", "ledger", env=job)
+    assert (done.exit_code, done.stdout) == (0, f"{words}\n")
+    assert Path(job["GITHUB_OUTPUT"]).read_text() == f"again={told}\n"
+
+
+def test_a_run_that_failed_is_not_measured_once_more(here: Path, job: dict[str, str]) -> None:
+    lay(here, {"out/result.json": dumps(stored("crashed")).encode()})
+    assert bench("again", "--out", "out", env=job).stdout == f"{stored('crashed').run}: nothing to compare with\n"
+
+
+def test_watch(localhub: Any, job: dict[str, str]) -> None:
+    """The run of the card has no job yet, so it waits, until a report has taken its place."""
+    env = accepted(localhub, job)
+    leave(env, result(run=env["REQUEST_ID"], commit=env["GITHUB_SHA"]))
+    assert bench("report", env=env).exit_code == 0
+    done = bench("watch", env=env)
+    assert (done.exit_code, done.stdout.split(";")[0]) == (0, "looked 1 times")
+    assert "### week01 · met" in card(localhub)
+
+
+def test_nothing_to_watch(localhub: Any, job: dict[str, str]) -> None:
+    comment(localhub, job, "nice work")
+    assert str(bench("watch", env=job).exception) == f"there is nothing to watch: {gate.NO_COMMAND}"
+
+
 def test_kickoff(localhub: Any, job: dict[str, str]) -> None:
     assert bench("kickoff", env={**job, "WEEK": "week02"}).stdout == "week02: issue 1 opened\n"
     assert bench("kickoff", "week02", env=job).stdout == "week02: issue 1 was there already\n"
@@ -287,10 +354,10 @@ def test_compare_takes_names_and_folders(here: Path) -> None:
 
 @pytest.mark.parametrize(("a", "b", "words"), [
     ("c1", "c9", "'c9' is neither a run in results/ nor a folder"), ("nowhere", "c1", "'nowhere' is neither a run"),
-    ("c1", "empty", "empty/result.json: No such file"), ("c1", "other", "other/result.json is of week02, which has no workload")])
+    ("c1", "empty", "empty/result.json: No such file"), ("c1", "other", "other/result.json is of week16, which has no workload")])
 def test_compare_says_what_is_wrong(here: Path, a: str, b: str, words: str) -> None:
     lay(here, {"results/week01/c1/result.json": dumps(result(run="c1")).encode(), "empty/notes": b"",
-               "other/result.json": dumps(result(request=Request("bench", "week02"))).encode()})
+               "other/result.json": dumps(result(request=Request("bench", "week16"))).encode()})
     done = bench("compare", a, b)
     assert isinstance(done.exception, UserError)
     assert words in str(done.exception)

@@ -59,8 +59,12 @@ def ask(localhub: Any, hub: Hub, title: str = "", body: str = "/bench week01") -
 
 def card(localhub: Any) -> str:
     """The one comment of the bot."""
-    [body] = [c.body for c in localhub.hub.issues[0].comments if c.user.login == "github-actions[bot]"]
+    [body] = [c.body for c in localhub.hub.issues[0].comments if c.user.login == "github-actions[bot]" and "/notice " not in c.body]
     return str(body)
+
+
+def notices(localhub: Any) -> list[str]:
+    return [c.body.split("\n\n", 1)[1] for c in localhub.hub.issues[0].comments if "/notice " in c.body]
 
 
 def signs(asked: Asked) -> list[str]:
@@ -260,8 +264,11 @@ def test_a_planted_slowdown_is_suspected_then_confirmed_and_a_plain_run_is_not(
     again = Checked(dataclasses.replace(checked.result, run=f"{run}-2", started="2026-11-23T13:00:00Z", observed=at_speed(1.875 * second)),
                     checked.files)
     ledger = store.put(hub, "main", dataclasses.replace(ledger, tree=hub.tree(ledger.sha)), again, WEEKS)
-    announce(hub, "main", ledger, checked.result, WEEKS, asked.place)
+    for _ in range(2):
+        announce(hub, "main", ledger, checked.result, WEEKS, dataclasses.replace(asked.place, login="member"))
     assert then in card(localhub)
+    rung = [f"@member: week01 got worse, and a second run agrees: {WEEK01.headline.text} is "] if "confirmed" in then else []
+    assert [text.partition(" is ")[0] + " is " for text in notices(localhub)] == rung
     path = f"results/week01/{run}/trend.png"
     assert localhub.git.read("main", path) == trend == store.pictures(ledger, WEEKS)[path]
     assert localhub.git.read("main", f"results/week01/{run}-2/trend.png")

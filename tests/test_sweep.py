@@ -437,6 +437,14 @@ def test_a_log_on_another_issue_ticks_nothing(hub: Hub, localhub: Any, here: Pat
     assert "[x]" not in issue.body
 
 
+def test_a_second_run_comes_along(hub: Hub, localhub: Any, here: Path) -> None:
+    left = leave(localhub, hub)
+    run = left.asked.place.request_id
+    left.run.artifacts["second-week01"] = zipped(files(dataclasses.replace(left.checked.result, run=f"{run}-2")))
+    assert "1 of them settled" in swept(localhub).stdout
+    assert localhub.git.read("main", f"results/week01/{run}-2/result.json")
+
+
 # ---------------------------------------------------------------------------------------------------- out of a spool
 
 
