@@ -201,3 +201,8 @@ def test_what_people_and_tests_say_is_ticked_as_well() -> None:
     assert "- [x] Tests pass <!-- sb:evidence -->— passed at 0123456 ([c8](https://github.com/a/b/actions/runs/1))" in told
     assert "- [x] Logged <!-- sb:evidence -->— logged ([c9](https://github.com/a/b/issues/1#issuecomment-9))" in told
     assert "missed since: failed at 0123456 ([c10]" in tick(told, [replace(failed, run="c10")])
+
+
+def test_a_run_whose_proof_is_numbers_alone_ships_no_artifact():
+    bare = replace(WORKLOAD, deliverables=tuple(replace(d, by=(WORKLOAD.headline,), files=()) for d in WORKLOAD.deliverables))
+    assert "criteria/1" not in [t.item for t in ticks(bare, stored("ok"), URL)]

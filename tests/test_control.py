@@ -421,6 +421,16 @@ def test_a_persons_share_of_an_hour(scene: Scene) -> None:
     assert control.TOO_MANY in scene.card(scene.say("/bench --batch 9"))
 
 
+def test_the_same_request_again_is_the_same_run(scene: Scene) -> None:
+    first = scene.say("/bench --smoke")
+    again = scene.say("/bench week01 --smoke", "sprinter")
+    assert (again.verdict, again.run, again.legs) == ("refused", False, ())
+    assert f"Nothing new ran: {first.request_id} asks for the same (`/bench week01 --smoke`)" in scene.card(again)
+    assert scene.say("/bench --smoke --repeat 2").run
+    scene.lose(first)
+    assert scene.say("/bench --smoke").run
+
+
 def test_deleting_commands_is_no_way_to_more(scene: Scene) -> None:
     for n in range(1, 7):
         scene.say(f"/bench --batch {n}")

@@ -149,7 +149,7 @@ def legs_of(localhub: Any, hub: Hub) -> tuple[Asked, list[Place]]:
 
 def test_the_summary_follows_the_weeks(hub: Hub, localhub: Any) -> None:
     asked, places = legs_of(localhub, hub)
-    weeks = {"week01": WEEK01, "week02": WEEK01}
+    weeks = {"week01": WEEK01, "week02": WEEK01, "week03": WEEK01}  # the third came after the command
     ledger = publish(hub, "main", asked.ledger, asked.checked(), weeks, places[0])
     summary, first, second = (c.body for c in localhub.hub.issues[0].comments if c.user.login == "github-actions[bot]")
     assert "### All weeks · 1 of 2 ended" in summary

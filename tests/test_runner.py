@@ -459,6 +459,12 @@ def test_what_no_rest_cures_is_not_run_again(lab: Path, trouble: str, fault: str
     assert result.retry is None
 
 
+def test_a_second_run_waits_for_a_rested_gpu_first(lab: Path) -> None:
+    done = run(lab, "week03", "--rest-first", "--rest-min", "0.001", **GPU)
+    assert done.returncode == 0, done.stderr
+    assert "the GPU is not quiet" in done.stderr
+
+
 def test_no_second_try_where_none_is_wanted(lab: Path) -> None:
     assert run(lab, "week03", "--rest-min", "0", **GPU, STAND_IN_GPU="hot once").returncode == 0
     assert result_in(lab).retry is None
