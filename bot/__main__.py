@@ -482,7 +482,8 @@ def site_(out: Path, root: Path, repo: str | None) -> None:
         _write({(out / name).as_posix(): content for name, content in made.items()})
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; name another folder with --out") from error
-    click.echo(f"{out / 'index.html'}: {sum(len(week.runs) for week in weeks.values())} runs of {len(weeks)} weeks")
+    counts = [len(week.runs) for week in weeks.values()]
+    click.echo(f"{out / 'index.html'}: {sum(counts)} runs, {sum(map(bool, counts))} weeks measured")
 
 
 @cli.command()

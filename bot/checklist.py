@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bot.acceptance import hold_back, judge, proven
+from bot.history import number
 from bot.report import interval_text
 from workloads.spec import Result, Workload
 
@@ -25,8 +26,8 @@ LOG = ("what sped up", "what broke", "what's next")
 HEADING = re.compile(r" {0,3}(?:#{1,6}[ \t]+|[*_]{2})?(?P<name>what sped up|what broke|what['\u2019]s next)(?![a-z])(?P<rest>.*)",
                      re.IGNORECASE)
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-EVIDENCE = re.compile(r" <!-- sb:evidence -->— (?P<text>.*?) \(\[(?P<run>[cr]\d+)\]\([^()]*\)\)<!-- /sb:evidence -->")
-SINCE = re.compile(r" <!-- sb:since -->; missed since: (?P<text>.*?) \(\[(?P<run>[cr]\d+)\]\([^()]*\)\)<!-- /sb:since -->")
+EVIDENCE = re.compile(r" <!-- sb:evidence -->— (?P<text>.*?) \(\[(?P<run>[cr]\d+(?:-2)?)\]\([^()]*\)\)<!-- /sb:evidence -->")
+SINCE = re.compile(r" <!-- sb:since -->; missed since: (?P<text>.*?) \(\[(?P<run>[cr]\d+(?:-2)?)\]\([^()]*\)\)<!-- /sb:since -->")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +127,4 @@ def _told(box: re.Match[str], said: Tick) -> str:
 
 def _not_older(own: str, run: str) -> bool:
     """Whether evidence of `own` stands against `run`: ids of one kind grow with time."""
-    return own[0] == run[0] and int(own[1:]) >= int(run[1:])
+    return own[0] == run[0] and number(own) >= number(run)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bot.acceptance import hold_back
 from bot.commands import help_text
+from bot.history import age
 from bot.kickoff import title
 from bot.regions import replace
 from bot.report import block
@@ -40,7 +41,7 @@ def week_results(workload: Workload, runs: Iterable[Result]) -> str:
     judged = [run for run in runs if not hold_back(run)]
     if not judged:
         return "No full run is recorded yet."
-    newest = max(judged, key=lambda run: (run.started, run.run))
+    newest = max(judged, key=age)
     return block(workload, newest, f"../../results/{workload.key}/{newest.run}")
 
 

@@ -65,7 +65,12 @@ class Trend:
 
 def age(run: Result) -> tuple[str, int, str]:
     """What runs are ordered by: when they started, then the comment that asked for them, then first and second."""
-    return run.started, int(first_name(run.run)[1:]), run.run
+    return run.started, *number(run.run)
+
+
+def number(run: str) -> tuple[int, str]:
+    """What the names of runs of one kind are ordered by: c9, c9-2, c10."""
+    return int(first_name(run)[1:]), run
 
 
 def first_name(run: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 
 from bot.acceptance import hold_back, judge
+from bot.history import age
 from bot.regions import replace
 from bot.report import cost_text, duration_text, gpu_hours_text, gpu_text, interval_text, state_text
 from workloads.plan import TITLE, WEEKS, PlannedWeek
@@ -28,12 +29,12 @@ def page(text: str, runs: Mapping[str, Sequence[Result]], workloads: Mapping[str
 def render(runs: Mapping[str, Sequence[Result]], workloads: Mapping[str, Workload]) -> str:
     """The tables, from every run of each week by its key, in any order. A week shows its judged run: the newest full one
     that ended well on a machine that behaved."""
-    ordered = {key: sorted(runs.get(key, ()), key=_age) for key in workloads}
+    ordered = {key: sorted(runs.get(key, ()), key=age) for key in workloads}
     judged = {key: next((r for r in reversed(of_week) if not hold_back(r)), None) for key, of_week in ordered.items()}
     rows = [_week_row(week, workloads.get(week.key), ordered.get(week.key, []), judged.get(week.key)) for week in WEEKS]
     done = sum(_met(workloads[key], run) == len(workloads[key].targets) for key, run in judged.items() if run)
     every = [run for of_week in ordered.values() for run in of_week]
-    newest = sorted(every, key=_age, reverse=True)[:LATEST]
+    newest = sorted(every, key=age, reverse=True)[:LATEST]
     measured = sum(run is not None for run in judged.values())
     latest = [_run_row(workloads[run.week], run) for run in newest]
     return "\n\n".join((
@@ -57,10 +58,6 @@ def _spent(weeks: Mapping[str, Sequence[Result]], every: Sequence[Result]) -> tu
     return ("## GPU time",
             f"**{gpu_hours_text(every)}{cost}** in {len(every)} run{'s' if len(every) > 1 else ''}, failed and invalid ones too.",
             tabulate(rows, headers=("week", "runs", "GPU-hours", "cost"), tablefmt="github", disable_numparse=True))
-
-
-def _age(run: Result) -> tuple[str, str]:
-    return run.started, run.run
 
 
 def _met(workload: Workload, run: Result) -> int:

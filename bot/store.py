@@ -16,7 +16,7 @@ from pathlib import Path
 from bot import documents, regions, scoreboard
 from bot.artifact import Checked
 from bot.errors import Moved, UserError
-from bot.history import SECOND, TREND, History, age, near, second_name
+from bot.history import SECOND, TREND, History, age, near, number, second_name
 from bot.history import trend as history_trend
 from bot.hub import Hub
 from workloads.spec import Accepted, Request, Result, SpecError, Workload, dumps, loads
@@ -63,7 +63,7 @@ class Ledger:
     def newest(self) -> Result | None:
         """The run that was asked for last by a comment, of any week; no other is read."""
         named = ((RESULT.fullmatch(path), path) for path in self.files)
-        asked = [(int(run[2][1:].removesuffix("-2")), path) for run, path in named if run and run[2].startswith("c")]
+        asked = [(number(run[2]), path) for run, path in named if run and run[2].startswith("c")]
         return _result(path := max(asked)[1], self.files[path]) if asked else None
 
     def accepted(self, week: str) -> tuple[str, ...]:

@@ -87,6 +87,12 @@ class LocalHub:
         self.service.faults.append(Fault(method, path, times, status, headers or {}, message, apply, reset, html, delay_s))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What workers of `pytest -n` take whole: a file, for its module's fixtures, or every test that looks at the one played demo."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("played" if "played" in item.fixturenames else item.path.stem))  # type: ignore[attr-defined]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.md anew; the review is the diff")
     parser.addoption("--fuzz-minutes", type=float, default=0.0, help="how long test_fuzz.py goes on with new random input")

@@ -50,6 +50,14 @@ def test_an_old_run_published_late_or_twice_changes_nothing(old: Tick):
     assert tick(now, [old]) == now
 
 
+def test_the_second_run_of_a_command_follows_the_first():
+    second = replace(LATER, run="c12-2")
+    noted = tick(DONE, [second])
+    assert noted == tick(DONE, [LATER]).replace("c34", "c12-2")
+    assert tick(noted, [MET]) == tick(noted, [second]) == noted
+    assert tick(noted, [LATER]) == tick(DONE, [LATER])
+
+
 def test_a_run_by_hand_and_a_run_by_comment_follow_one_another():
     by_hand = replace(LATER, run="r20261123154922")
     assert tick(tick(DONE, [by_hand]), [replace(MET, run="c40")]) == DONE.replace("c12", "c40")

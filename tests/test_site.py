@@ -395,12 +395,12 @@ def bench(*arguments: str, env: dict[str, str] | None = None) -> Any:
 
 def test_bench_site(house: Path) -> None:
     done = bench()
-    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "build/site/index.html: 1 runs of 1 weeks")
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "build/site/index.html: 1 runs, 1 weeks measured")
     assert (house / "build/site/plots/week01/c1/speedup.png").read_bytes() == b"PNG"
     links = Words((house / "build/site/week01.html").read_bytes()).links
     assert "../../results/week01/c1/result.json" in links
     assert (house / "build/site" / "../../results/week01/c1/result.json").is_file()
-    assert bench().stdout == "build/site/index.html: 1 runs of 1 weeks\n", "nothing changed, so nothing is written"
+    assert bench().stdout == "build/site/index.html: 1 runs, 1 weeks measured\n", "nothing changed, so nothing is written"
 
 
 def test_bench_site_in_actions(house: Path) -> None:
@@ -415,7 +415,7 @@ def test_bench_site_in_actions(house: Path) -> None:
 def test_bench_site_of_another_checkout(house: Path) -> None:
     (house / "a ledger#1").mkdir()
     (house / "results").rename(house / "a ledger#1" / "results")
-    assert bench("--ledger", "a ledger#1", "--out", "s").stdout.endswith("s/index.html: 1 runs of 1 weeks\n")
+    assert bench("--ledger", "a ledger#1", "--out", "s").stdout.endswith("s/index.html: 1 runs, 1 weeks measured\n")
     assert "../a%20ledger%231/results/week01/c1/result.json" in Words((house / "s/week01.html").read_bytes()).links
 
 

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bot import store
 from bot.acceptance import Verdict
+from bot.history import age
 from bot.report import Where, bound_text, duration_text, figure, gpu_text, interval_text, metric_name, verdict_text
 from bot.site.roofline import Roofline, roofline
 from bot.site.week import KINDS, Entry, History, Series, data, entries, failure_text, series
@@ -123,7 +124,7 @@ def _page(template: str, weeks: Mapping[str, Week], links: Links, **told: Any) -
 
 
 def _index(weeks: Mapping[str, Week], links: Links) -> dict[str, Any]:
-    newest = sorted((e for week in weeks.values() for e in week.runs), key=lambda e: (e.run.started, int(e.run.run[1:])), reverse=True)
+    newest = sorted((e for week in weeks.values() for e in week.runs), key=lambda e: age(e.run), reverse=True)
     met = sum(week.judged is not None and all(v.verdict == "met" for v in week.judged.verdicts) for week in weeks.values())
     return {"title": "Scoreboard", "plan": TITLE, "here": "", "total": len(WEEKS), "met": met,
             "measured": sum(week.judged is not None for week in weeks.values()), "runs": sum(len(week.runs) for week in weeks.values()),
