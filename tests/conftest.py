@@ -23,6 +23,8 @@ from localhub.state import BOT, Comment, Hub, Issue, Role, User
 
 TOKEN = "ghs_workflow"
 
+SHARED = {"played", "installed", "unready", "booted", "interpreted"}  # fixtures that take long and serve many tests
+
 # How fast a machine is says nothing of whether the code is right.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
@@ -87,10 +89,15 @@ class LocalHub:
         self.service.faults.append(Fault(method, path, times, status, headers or {}, message, apply, reset, html, delay_s))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What workers of `pytest -n` take whole: a file, for its module's fixtures, or every test that looks at the one played demo."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For `pytest -n 2 --dist loadgroup`: tests that share a costly fixture go to one worker, and the slow ones go first, so that no
+    worker works alone at the end."""
+    if config.getoption("numprocesses", None):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("played" if "played" in item.fixturenames else item.path.stem))  # type: ignore[attr-defined]
+        for shared in SHARED & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(shared))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
 import math
 import pkgutil
@@ -709,7 +710,10 @@ def loads(kind: type[T], text: str | bytes) -> T:
         raise
     except (ValueError, RecursionError) as error:
         raise SpecError(f"not JSON: {type(error).__name__}") from error
-    return typing.cast(T, _decode(kind, plain, kind.__name__))
+    try:
+        return typing.cast(T, _reader(typing.cast(Any, kind))(plain))
+    except _Misfit as error:
+        raise SpecError(f"{kind.__name__}{error}") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -721,64 +725,101 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+class _Misfit(SpecError):
+    """A value of another type than its place needs; the text begins with the way to it, which grows on the way out."""
+
+
+_Reader = Callable[[Any], Any]
+
+
 @functools.cache
-def _fields(kind: type) -> tuple[dict[str, tuple[Any, _Shape]], tuple[str, ...]]:
-    """The fields of a dataclass with their types and shapes, and the names of those that have no default."""
-    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
-    return ({f.name: (hints[f.name], _shape(hints[f.name])) for f in fields},
-            tuple(f.name for f in fields if f.default is dataclasses.MISSING))
-
-
-_Shape = tuple[Literal["class", "literal", "union", "tuple", "plain"], tuple[Any, ...]]
-
-
-def _shape(kind: Any) -> _Shape:
-    """What to do for a type, and its arguments. A class looks it up once a field: asking a type itself takes longer than reading."""
+def _reader(kind: Any) -> _Reader:
+    """What reads a value of plain JSON as `kind`: made once a type, since asking a type what it is takes longer than reading."""
     if dataclasses.is_dataclass(kind):
-        return "class", ()
+        return functools.partial(_read_class, typing.cast(type, kind))
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        return "literal", arguments
+        return functools.partial(_read_literal, arguments)
     if origin in (typing.Union, types.UnionType):
-        return "union", arguments
-    return ("tuple", arguments) if origin is tuple else ("plain", ())
+        return functools.partial(_read_union, arguments)
+    if origin is tuple:
+        return _read_numbers if arguments == (float, ...) else functools.partial(_read_tuple, arguments)
+    return functools.partial(_read_number if kind in (int, float) else _read_plain, kind)
 
 
-def _decode(kind: Any, plain: Any, where: str, shape: _Shape | None = None) -> Any:
-    if type(plain) is kind and kind in (str, bool):  # most of what is left; the rest goes the long way
-        return plain
-    form, arguments = shape or _shape(kind)
-    if form == "class":
-        check(isinstance(plain, dict), f"{where}: an object is needed")
-        hints, required = _fields(typing.cast(type, kind))
-        if unknown := [key for key in plain if key not in hints]:
-            raise SpecError(f"{where}: {len(unknown)} unknown fields")
-        if missing := [name for name in required if name not in plain]:
-            raise SpecError(f"{where}: {', '.join(missing)} missing")
-        read = {key: _decode(hints[key][0], value, f"{where}.{key}", hints[key][1]) for key, value in plain.items()}
-        return typing.cast(type, kind)(**read)
-    if form == "literal":
-        check(any(plain == a and type(plain) is type(a) for a in arguments), f"{where}: one of {', '.join(map(repr, arguments))} is needed")
-        return plain
-    if form == "union":
-        if plain is None and type(None) in arguments:
-            return None
-        fitting = [a for a in arguments if _fits(a, plain)]
-        check(bool(fitting), f"{where}: a value of another type is needed")
-        return _decode(fitting[0], plain, where)
-    if form == "tuple":
-        check(isinstance(plain, list), f"{where}: a list is needed")
-        if arguments == (float, Ellipsis) and all(type(item) in (int, float) and abs(item) < 1e300 for item in plain):
-            return tuple(map(float, plain))  # raw samples, most of every result; what is none of them is named below
-        each = [arguments[0]] * len(plain) if arguments[-1] is Ellipsis else list(arguments)
-        check(len(each) == len(plain), f"{where}: {len(each)} items are needed")
-        return tuple(_decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(each, plain, strict=True)))
-    check(_fits(kind, plain), f"{where}: {kind.__name__} is needed")
-    if kind is float:
-        check(abs(plain) < 1e300, f"{where}: too large")
-        return float(plain)
-    if kind is int:
-        check(abs(plain) < 10**19, f"{where}: too large")
+@functools.cache
+def _fields(kind: type) -> tuple[dict[str, _Reader], tuple[str, ...]]:
+    """What reads each field of a dataclass, and the names of those that have no default."""
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    return {f.name: _reader(hints[f.name]) for f in fields}, tuple(f.name for f in fields if f.default is dataclasses.MISSING)
+
+
+def _read_class(kind: type, plain: Any) -> Any:
+    if not isinstance(plain, dict):
+        raise _Misfit(": an object is needed")
+    readers, required = _fields(kind)
+    if not plain.keys() <= readers.keys():
+        raise _Misfit(f": {len(plain.keys() - readers.keys())} unknown fields")
+    if missing := [name for name in required if name not in plain]:
+        raise _Misfit(f": {', '.join(missing)} missing")
+    read, key = {}, ""
+    try:
+        for key, value in plain.items():
+            read[key] = readers[key](value)
+    except _Misfit as error:
+        raise _Misfit(f".{key}{error}") from None
+    return kind(**read)
+
+
+def _read_literal(values: tuple[Any, ...], plain: Any) -> Any:
+    if not any(plain == value and type(plain) is type(value) for value in values):
+        raise _Misfit(f": one of {', '.join(map(repr, values))} is needed")
+    return plain
+
+
+def _read_union(kinds: tuple[Any, ...], plain: Any) -> Any:
+    if plain is None and type(None) in kinds:
+        return None
+    fitting = next((kind for kind in kinds if _fits(kind, plain)), None)
+    if fitting is None:
+        raise _Misfit(": a value of another type is needed")
+    return _reader(fitting)(plain)
+
+
+def _read_tuple(kinds: tuple[Any, ...], plain: Any) -> Any:
+    if not isinstance(plain, list):
+        raise _Misfit(": a list is needed")
+    endless = kinds[-1] is Ellipsis
+    if not endless and len(plain) != len(kinds):
+        raise _Misfit(f": {len(kinds)} items are needed")
+    readers = itertools.repeat(_reader(kinds[0])) if endless else map(_reader, kinds)
+    read: list[Any] = []
+    try:
+        for reader, item in zip(readers, plain):  # noqa: B905  of an endless tuple there are as many readers as one likes
+            read.append(reader(item))
+    except _Misfit as error:
+        raise _Misfit(f"[{len(read)}]{error}") from None
+    return tuple(read)
+
+
+def _read_numbers(plain: Any) -> Any:
+    """Raw samples, most of every result: all at once; what is no number is named the long way."""
+    if isinstance(plain, list) and all(type(item) in (int, float) and abs(item) < 1e300 for item in plain):
+        return tuple(map(float, plain))
+    return _read_tuple((float, ...), plain)
+
+
+def _read_number(kind: type[int] | type[float], plain: Any) -> Any:
+    if type(plain) is not kind and not (kind is float and type(plain) is int):
+        raise _Misfit(f": {kind.__name__} is needed")
+    if not abs(plain) < (1e300 if kind is float else 10**19):
+        raise _Misfit(": too large")
+    return kind(plain)
+
+
+def _read_plain(kind: type, plain: Any) -> Any:
+    if type(plain) is not kind:
+        raise _Misfit(f": {kind.__name__} is needed")
     return plain
 
 
