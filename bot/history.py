@@ -11,12 +11,12 @@ is in the other's history; both are in that of later runs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bot.acceptance import validity
-from bot.regression import Change, Paired, classify, paired
+from bot.regression import MOST_RUNS, Change, Paired, classify, expected, paired
 from workloads.spec import Estimate, Metric, Observed, Request, Result, Unit, Workload, pooled
 
 SECOND = "-2"
@@ -89,8 +89,11 @@ def counts(run: Result) -> bool:
 
 def alike(a: Result, b: Result) -> bool:
     """Whether two runs measured the same thing on the same kind of machine."""
-    return ((a.machine.gpu, a.machine.gpus) == (b.machine.gpu, b.machine.gpus)
-            and _asked(a.request) == _asked(b.request) and a.week == b.week)
+    return _kind(a) == _kind(b)
+
+
+def _kind(run: Result) -> tuple[str, int, Request]:
+    return run.machine.gpu, run.machine.gpus, _asked(run.request)
 
 
 @functools.cache
@@ -144,7 +147,7 @@ def change(workload: Workload, result: Result, runs: Sequence[Result], accepted:
     own, other = measured(first, name), measured(second, name) if second else None
     if own is None or not counts(first):
         return None
-    values = [seen.estimate.value for run in past(first, runs, accepted) if (seen := measured(run, name)) and _same(seen, own)]
+    values = _values(name, own, past(first, runs, accepted))
     return classify(values, own.estimate.value, confirm=other.estimate.value if other else None, better=own.better)
 
 
@@ -160,6 +163,11 @@ def pair(name: str, result: Result, runs: Sequence[Result], confirm: Result | No
         if own and other and _same(own, other):
             return first, second
     return result, None
+
+
+def _values(name: str, own: Metric, runs: Iterable[Result]) -> list[float]:
+    """What `runs` measured of the same number as `own`."""
+    return [seen.estimate.value for run in runs if (seen := measured(run, name)) and _same(seen, own)]
 
 
 def _same(a: Metric, b: Metric) -> bool:
@@ -195,10 +203,32 @@ def trend(workload: Workload, result: Result, runs: Sequence[Result], accepted: 
         points += [Point(first.run, first.started, own.estimate, "first"), Point(second.run, second.started, again.estimate, "this")]
     else:
         points.append(Point(first.run, first.started, own.estimate, "this"))
-    told = change(workload, first, runs, accepted)
-    assert told is not None, "a run with a trend has a number and counts"
-    median = own.estimate.value / (1 + told.delta)
-    known = told.kind != "insufficient"
-    return Trend(target.text, own.unit, tuple(points), median if known else None, median / (1 + told.limit) if known else None,
-                 median * (1 + told.limit) if known else None,
+    low, median, high = expected(_values(target.name, own, past(first, runs, accepted))) or (None, None, None)
+    return Trend(target.text, own.unit, tuple(points), median, low, high,
                  tuple(place for place, point in enumerate(points) if point.run in accepted and point.role in ("before", "past")))
+
+
+def bands(workload: Workload, runs: Iterable[Result], accepted: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Between which values of the headline metric each run was expected, by run: what `trend` says of each, in one pass over the
+    runs of a week, oldest first. A run that had too little history is left out."""
+    found: dict[str, tuple[float, float]] = {}
+    segments: dict[Hashable, dict[Hashable, list[tuple[str, float]]]] = {}  # by kind of run and kind of number: (first run, value)
+    numbers: dict[str, Hashable] = {}
+    for run in filter(counts, runs):
+        kind, first, seen = _kind(run), first_name(run.run), measured(run, workload.headline.name)
+        before = segments.get(kind, {})
+        if run.run in accepted:
+            segments[kind] = {}
+        if seen is None:
+            continue
+        number = (seen.unit, seen.better, seen.proxy)
+        numbers[run.run] = (kind, number)
+        if first != run.run and numbers.get(first) == (kind, number):
+            limits = found.get(first)
+        else:
+            told = expected([value for name, value in before.get(number, [])[-MOST_RUNS - 1:] if name != first])
+            limits = told and (told[0], told[2])
+        if limits:
+            found[run.run] = limits
+        segments.setdefault(kind, {}).setdefault(number, []).append((first, seen.estimate.value))
+    return found

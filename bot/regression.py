@@ -110,6 +110,16 @@ def classify(history: Sequence[float], value: float, *, confirm: float | None = 
     return Change(kind, max(floor, _relative(limit)), _relative(x - middle), n)
 
 
+def expected(history: Sequence[float], *, floor: float = FLOOR) -> tuple[float, float, float] | None:
+    """(lowest, median, highest): between the outer two `classify` calls a run unchanged. None below 5 runs; raises as it does."""
+    _check(floor, "lower")
+    recent = sorted(_logs(history[-MOST_RUNS:], "history"))
+    if len(recent) < FEWEST_RUNS:
+        return None
+    middle, limit = _limit(recent, floor)
+    return math.exp(middle - limit), math.exp(middle), math.exp(middle + limit)
+
+
 def paired(baseline: Sequence[float], values: Sequence[float], *, floor: float = FLOOR, better: Better = "lower") -> Paired:
     """What `values` are beside `baseline`: run medians of fresh processes that took turns (ABBA), pair by pair.
 

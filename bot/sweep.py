@@ -35,7 +35,7 @@ from workloads.spec import Request, Workload
 # The names under which bench.yml uploads.
 ARTIFACT = "result-{week}"
 SECOND_ARTIFACT = "second-{week}"
-SPOOLED_ARTIFACT = "spooled-{run}"
+SPOOLED_ARTIFACT = "spooled-{week}-{run}"
 REACH = timedelta(days=35)  # GitHub ends every workflow run by then
 # Events have come half an hour late, and a gate that works has five minutes.
 GRACE = timedelta(minutes=40)
@@ -217,7 +217,7 @@ def rescue(hub: Hub, branch: str, ledger: Ledger, left: Waiting, workloads: Mapp
            board: Board | None = None) -> tuple[Ledger, bool]:
     """Publish a result that was lost and came out of its machine's spool with a later job; the ledger after that, and whether it
     was so. It is held against the commit of its own run, as ever."""
-    packed = hub.rescued(SPOOLED_ARTIFACT.format(run=left.card.request_id))
+    packed = hub.rescued(SPOOLED_ARTIFACT.format(week=left.request.week, run=left.card.request_id))
     run = hub.workflow_run(left.card.workflow_run) if packed else None
     if not packed or not run:
         return ledger, False

@@ -1,9 +1,9 @@
 """The spool: results kept outside the job's folder, each whole or not at all, until somebody has taken them over.
 
 A job's folder dies with its runner: a connection lost after an hour of measuring would lose the hour. So `keep` puts a copy of
-what was measured into SPOOL/<run>/, with its request and a list of checksums, and the next job on that machine offers it:
-`python -m runner.spool`, whose artifact `result-<run>` is checked like any other. A kill at any moment leaves the earlier
-entry, or the new one: an entry is built as .part-<run>, becomes .whole-<run> by one rename, and only then takes its name.
+what was measured into SPOOL/<week>-<run>/, with its request and a list of checksums, and the next job on that machine offers it:
+`python -m runner.spool`, whose artifact `spooled-<week>-<run>` is checked like any other. A kill at any moment leaves the earlier
+entry, or the new one: an entry is built as .part-<its name>, becomes .whole-<its name> by one rename, and only then takes its name.
 Several runners may share a spool: whoever touches it holds its lock.
 """
 
@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from runner import folder
 from workloads import spec
 from workloads.spec import Result
 
+ENTRY = re.compile(rf"(?:{spec.WEEK.pattern})-(?:{spec.RUN.pattern})", re.ASCII)
 REQUEST = "request.json"
 SUMS = "SHA256SUMS"
 LOCK = ".lock"
@@ -42,15 +44,16 @@ def held(spool: Path) -> Iterator[None]:
 def keep(spool: Path, out: Path, result: Result) -> Path:
     """Copy result.json and its files from `out` into `spool` (made if missing). Raises OSError, with the spool as it was."""
     spool.mkdir(exist_ok=True)
-    part, whole = spool / f"{PART}{result.run}", spool / f"{WHOLE}{result.run}"
+    name = f"{result.week}-{result.run}"  # the weeks of one `/bench all` share a run's name
+    part, whole = spool / f"{PART}{name}", spool / f"{WHOLE}{name}"
     with held(spool):
         settle(spool)
         try:
             part.mkdir()
-            content = {name: (out / name).read_bytes() for name in (folder.RESULT, *result.files)}
+            content = {file: (out / file).read_bytes() for file in (folder.RESULT, *result.files)}
             content[REQUEST] = spec.dumps(result.request).encode()
-            for name, raw in content.items():
-                folder.write_whole(part / name, raw)
+            for file, raw in content.items():
+                folder.write_whole(part / file, raw)
             folder.write_whole(part / SUMS, _sums(content).encode())
             part.rename(whole)
             _sync(spool)
@@ -60,7 +63,7 @@ def keep(spool: Path, out: Path, result: Result) -> Path:
         settle(spool)
         for path in _entries(spool)[:-MOST]:
             shutil.rmtree(path)
-    return spool / result.run
+    return spool / name
 
 
 def settle(spool: Path) -> None:
@@ -75,7 +78,7 @@ def settle(spool: Path) -> None:
 
 
 def offer(spool: Path, out: Path) -> str | None:
-    """Copy the oldest undamaged entry's result and files into `out`, a new folder; its run, or None where there is none."""
+    """Copy the oldest undamaged entry's result and files into `out`, a new folder; its name, or None where there is none."""
     for entry in _entries(spool):
         content = _read(entry)
         if content is None:
@@ -89,19 +92,19 @@ def offer(spool: Path, out: Path) -> str | None:
     return None
 
 
-def forget(spool: Path, run: str) -> None:
+def forget(spool: Path, name: str) -> None:
     """Remove what others now hold. It loses its name first, so a kill half-way leaves a part, which `settle` clears."""
-    entry = spool / run
+    entry = spool / name
     if entry.is_dir():
-        gone = spool / f"{PART}{run}"
+        gone = spool / f"{PART}{name}"
         shutil.rmtree(gone, ignore_errors=True)
         entry.rename(gone)
         shutil.rmtree(gone)
 
 
 def _entries(spool: Path) -> list[Path]:
-    """Those with a run's name, the oldest first."""
-    found = [path for path in spool.iterdir() if spec.RUN.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+    """Those with an entry's name, the oldest first."""
+    found = [path for path in spool.iterdir() if ENTRY.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
@@ -132,16 +135,16 @@ def _sync(path: Path) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--spool", required=True, metavar="DIR", help='The spool; "" on a machine that has none.')
-@click.option("--forget", "handed_over", metavar="RUN", help="Remove this run: its result has been handed over.")
+@click.option("--forget", "handed_over", metavar="WEEK-RUN", help="Remove this entry: its result has been handed over.")
 @click.option("--offer", "out", type=click.Path(path_type=Path), metavar="DIR", help="Copy the oldest entry here, a new folder.")
 def main(spool: str, handed_over: str | None, out: Path | None) -> None:
     """Clear the spool of what was handed over, and take out one result that was not.
 
-    Prints `run=<its run>`, or `run=` where there is none: a line for $GITHUB_OUTPUT.
+    Prints `entry=<its week>-<its run>`, or `entry=` where there is none: a line for $GITHUB_OUTPUT.
     """
-    if handed_over is not None and not spec.RUN.fullmatch(handed_over):
-        raise click.UsageError("--forget: c<comment id>, or r<time> as in r20261123154922")
-    run = None
+    if handed_over is not None and not ENTRY.fullmatch(handed_over):
+        raise click.UsageError("--forget: a week and a run, as in week07-c123")
+    entry = None
     try:
         if spool and Path(spool).is_dir():
             with held(Path(spool)):
@@ -149,10 +152,10 @@ def main(spool: str, handed_over: str | None, out: Path | None) -> None:
                 if handed_over is not None:
                     forget(Path(spool), handed_over)
                 if out is not None:
-                    run = offer(Path(spool), out)
+                    entry = offer(Path(spool), out)
     except OSError as error:
         raise click.ClickException(f"the spool {spool} cannot be used: {error.strerror}") from error
-    sys.stdout.write(f"run={run or ''}\n")
+    sys.stdout.write(f"entry={entry or ''}\n")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,25 @@ from typing import Any
 
 import pytest
 from golden import BEST, SAME, WORKLOAD, stored
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bot.history import NEAR_RUNS, History, against, alike, change, counts, first_name, measured, near, pair, past, second_name, trend
+from bot.history import (
+    NEAR_RUNS,
+    History,
+    against,
+    alike,
+    bands,
+    change,
+    counts,
+    first_name,
+    measured,
+    near,
+    pair,
+    past,
+    second_name,
+    trend,
+)
 from workloads.spec import Estimate, Failure, Metric, Observed, Result, SpecError
 
 OK = stored("ok")
@@ -240,6 +257,25 @@ def test_a_trend_depends_on_older_runs_alone() -> None:
     second = run(25, 1.9, "c20-2")
     later = (run(21), second, run(30, 3.0))
     assert trend(WORKLOAD, NEW, (*STEADY, *later), ("c30",)) == trend(WORKLOAD, NEW, STEADY, ())
+
+
+KINDS = ["", "", "", "again", "smoke", "batch", "proxy", "unmeasured"]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.9, 2.0, 2.01, 2.3]), st.sampled_from(KINDS), st.booleans()), max_size=45))
+@settings(max_examples=60)
+def test_bands_are_those_of_the_trends(made: list[tuple[float, str, bool]]) -> None:
+    runs: list[Result] = []
+    for number, (value, kind, _) in enumerate(made, 1):
+        changes: dict[str, Any] = {"smoke": {"request": replace(OK.request, smoke=True)}, "batch": {"request": OTHER},
+                                   "proxy": {"observed": (observed(value, "random weights"),)},
+                                   "unmeasured": {"observed": (Observed(()),)}}.get(kind, {})
+        again = kind == "again" and runs and not runs[-1].run.endswith("-2")
+        runs.append(run(number, value, second_name(runs[-1].run) if again else "", **changes))
+    accepted = [one.run for one, (_, _, chosen) in zip(runs, made, strict=True) if chosen and len(made) < 30]
+    drawn = [(one.run, trend(WORKLOAD, one, runs, accepted)) for one in runs]
+    assert bands(WORKLOAD, runs, accepted) == {
+        name: pytest.approx((told.low, told.high)) for name, told in drawn if told and told.low}
 
 
 def test_a_second_run_shows_the_first_beside_it() -> None:

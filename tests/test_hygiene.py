@@ -178,8 +178,8 @@ def test_the_hook_before_a_job_refuses_it(tools: Path, tmp_path: Path, wrong: st
 
 
 def test_the_hook_after_a_job_warns_and_counts_the_spool(tools: Path, tmp_path: Path) -> None:
-    (tmp_path / "spool" / "c7").mkdir(parents=True)
-    (tmp_path / "spool" / ".part-c8").mkdir()
+    (tmp_path / "spool" / "week03-c7").mkdir(parents=True)
+    (tmp_path / "spool" / ".part-week03-c8").mkdir()
     done = hook(tools, "job-completed.sh", SPRINTBENCH_SPOOL=str(tmp_path / "spool"))
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "In the spool: 1 results."

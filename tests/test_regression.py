@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.regression import FLOOR, MOST_RUNS, Better, Change, classify, paired, t_quantile
+from bot.regression import FLOOR, MOST_RUNS, Better, Change, classify, expected, paired, t_quantile
 
 ROOT = Path(__file__).parent.parent
 STEADY = [100.0] * 10
@@ -31,6 +31,17 @@ RANK = {"improvement_confirmed": 0, "improvement_suspected": 1, "unchanged": 2, 
 
 
 # ---------------------------------------------------------------------------------------------------- known answers
+
+
+@given(st.lists(near, max_size=40), near)
+def test_what_is_expected_is_what_leaves_a_run_unchanged(history: list[float], value: float) -> None:
+    told = expected(history)
+    assert (told is None) == (len(history) < 5)
+    if told:
+        low, median, high = told
+        assert low < median < high
+        if min(abs(value / low - 1), abs(value / high - 1)) > 1e-6:
+            assert (classify(history, value).kind == "unchanged") == (low < value < high)
 
 
 @pytest.mark.parametrize(("value", "confirm", "kind"), [

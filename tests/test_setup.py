@@ -233,9 +233,9 @@ ls /etc/sprintbench >/srv/report/one_gpu.list
 step both_in_one {INSTALL} --app-id 123 --gpu 0,1 $FROM
 cat /etc/sprintbench/gpu-0-1.env /etc/systemd/system/bench-runner@0-1.service.d/gpu.conf >/srv/report/both_in_one.files
 
-mkdir -p /var/spool/sprintbench/c7
+mkdir -p /var/spool/sprintbench/week03-c7
 step kept /srv/checkout/runner/setup/install.sh --uninstall
-rmdir /var/spool/sprintbench/tmp /var/spool/sprintbench/c7
+rmdir /var/spool/sprintbench/tmp /var/spool/sprintbench/week03-c7
 step dry_removal /srv/checkout/runner/setup/install.sh --uninstall --dry-run
 step removed /srv/checkout/runner/setup/install.sh --uninstall
 step removed_again /srv/checkout/runner/setup/install.sh --uninstall
@@ -415,7 +415,7 @@ def test_uninstall_does_not_throw_results_away(installed: Machine) -> None:
     assert installed.code("kept") == 1
     assert installed.log("kept") == (
         "install.sh: /var/spool/sprintbench holds results that nobody has fetched: copy them, or add --discard-spool\n")
-    assert {"/var/spool/sprintbench/c7", "/opt/sprintbench/minter.py"} <= installed.paths("kept")
+    assert {"/var/spool/sprintbench/week03-c7", "/opt/sprintbench/minter.py"} <= installed.paths("kept")
     assert installed.code("dry_removal") == 0
     assert "/opt/sprintbench/minter.py" in installed.paths("dry_removal")
 

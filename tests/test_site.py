@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,8 +24,7 @@ from bot.__main__ import cli
 from bot.errors import UserError
 from bot.report import Where, changes
 from bot.site.roofline import Position, roofline
-from bot.site.week import History
-from workloads.spec import Column, Estimate, Failure, Metric, Observed, Request, Result, Table, dumps
+from workloads.spec import Accepted, Column, Estimate, Failure, Metric, Observed, Request, Result, Table, dumps
 
 HOUSE = Path(__file__).parent.parent
 WORKLOADS = {"week01": WORKLOAD}
@@ -45,9 +44,10 @@ def ledger(*runs: Result) -> store.Ledger:
     return store.Ledger({f"{store.folder(run)}/result.json": dumps(run).encode() for run in runs})
 
 
-def built(*runs: Result, links: site.Links = GITHUB, histories: Mapping[str, History] | None = None,
+def built(*runs: Result, links: site.Links = GITHUB, accepted: Collection[str] = (),
           pictures: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    return site.build(site.weeks(ledger(*runs), WORKLOADS, histories or {}), links, pictures or {})
+    held = ledger(*runs).with_files({f"results/week01/{run}/accepted.json": dumps(Accepted(run, "c99")).encode() for run in accepted})
+    return site.build(site.weeks(held, WORKLOADS), links, pictures or {})
 
 
 def told(made: Mapping[str, bytes], week: str = "week01") -> dict[str, Any]:
@@ -197,10 +197,11 @@ def test_only_what_may_be_joined_is_joined() -> None:
 
 
 def test_an_accepted_change_starts_a_line_and_a_limit_is_drawn() -> None:
-    history = History({("c3", "best_speedup"): (1.5, 1.9)}, frozenset({"c2", "c99"}))
-    data = told(built(at(OK, 1), at(OK, 2), at(OK, 3), histories={"week01": history}))
-    assert (data["lines"], data["runs"]["line"], data["starts"]) == ([0, 0], [0, 1, 1], [1])
-    assert data["metrics"][0]["limits"] == [None, None, [1.5, 1.9]]
+    data = told(built(*(at(OK, n) for n in range(1, 9)), accepted=("c2", "c98")))
+    assert (data["lines"], data["runs"]["line"], data["starts"]) == ([0, 0], [0, *[1] * 7], [1])
+    middle = data["metrics"][0]["value"][0]
+    assert data["metrics"][0]["limits"] == [*[None] * 6, *[[pytest.approx(middle / 1.02), pytest.approx(middle * 1.02)]] * 2]
+    assert [one["limits"] for one in data["metrics"][1:]] == [[]] * (len(data["metrics"]) - 1)
     assert told(built(at(OK, 1)))["metrics"][0]["limits"] == []
 
 
@@ -454,8 +455,7 @@ def many() -> list[Result]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    history = History({(f"c{n}", "best_speedup"): (1.75, 1.9) for n in range(5, 61)}, frozenset({"c41"}))
-    return lay(tmp_path_factory.mktemp("site"), built(*many(), histories={"week01": history}))
+    return lay(tmp_path_factory.mktemp("site"), built(*many(), accepted=("c41",)))
 
 
 def opened(browser: Browser, folder: Path, name: str, **options: Any) -> Iterator[Page]:

@@ -59,17 +59,17 @@ def command(place: Path | str, *arguments: str) -> subprocess.CompletedProcess[s
 
 def test_a_run_leaves_a_copy_with_its_request_and_checksums(lab: Path) -> None:
     assert run(lab, "week03", "--smoke", "--run", "c123", SPRINTBENCH_SPOOL="spool").returncode == 0
-    entry = lab / "spool" / "c123"
+    entry = lab / "spool" / "week03-c123"
     assert sorted(path.name for path in entry.iterdir()) == ["SHA256SUMS", "notes.txt", "request.json", "result.json"]
     assert (entry / "result.json").read_bytes() == (lab / "out" / "result.json").read_bytes()
     assert spec.loads(Request, (entry / "request.json").read_bytes()) == Request("bench", "week03", smoke=True)
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=entry, check=True)
-    assert entries(lab / "spool") == ["c123"]
+    assert entries(lab / "spool") == ["week03-c123"]
 
 
 def test_a_failure_is_kept_too(lab: Path) -> None:
     assert run(lab, "week04", "--smoke", "--run", "c5", "--spool", "spool", BEHAVIOUR="raises").returncode == 1
-    assert spec.loads(Result, (lab / "spool" / "c5" / "result.json").read_bytes()).status == "error"
+    assert spec.loads(Result, (lab / "spool" / "week04-c5" / "result.json").read_bytes()).status == "error"
 
 
 def test_without_a_spool_there_is_none(lab: Path) -> None:
@@ -99,8 +99,16 @@ def test_the_newest_attempt_takes_the_place_of_the_one_before(tmp_path: Path) ->
     kept(place, tmp_path)
     again = sample_week.result(run="c7", duration_s=99.0)
     spool.keep(place, measured(tmp_path / "again", again), again)
-    assert spec.loads(Result, (place / "c7" / "result.json").read_bytes()).duration_s == 99.0
-    assert entries(place) == ["c7"]
+    assert spec.loads(Result, (place / "week01-c7" / "result.json").read_bytes()).duration_s == 99.0
+    assert entries(place) == ["week01-c7"]
+
+
+def test_the_weeks_of_one_command_lie_side_by_side(tmp_path: Path) -> None:
+    place = tmp_path / "spool"
+    kept(place, tmp_path)
+    other = sample_week.result(request=Request("bench", "week02"))
+    spool.keep(place, measured(tmp_path / "other", other), other)
+    assert entries(place) == ["week01-c7", "week02-c7"]
 
 
 def test_the_spool_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +117,7 @@ def test_the_spool_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for number, name in enumerate(("c9", "c3", "c5")):
         os.utime(kept(place, tmp_path, name), (1000 + number, 1000 + number))
     kept(place, tmp_path, "c1")
-    assert entries(place) == ["c1", "c5"]
+    assert entries(place) == ["week01-c1", "week01-c5"]
 
 
 # ---------------------------------------------------------------------------------------------------- kill -9
@@ -148,18 +156,18 @@ def test_killed_at_any_step_it_holds_the_old_entry_or_the_new_one(tmp_path: Path
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         if before:
-            shutil.copytree(whole, place / "c7")
+            shutil.copytree(whole, place / "week01-c7")
         done = subprocess.run([sys.executable, "-c", KILLED, str(place), str(out), str(steps)], cwd=REPO, env=environment(), check=False)
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL
         spool.settle(place)
-        assert set(entries(place)) <= {"c7"}
-        held = tree(place / "c7") if (place / "c7").exists() else {}
+        assert set(entries(place)) <= {"week01-c7"}
+        held = tree(place / "week01-c7") if (place / "week01-c7").exists() else {}
         assert held in (old, reference), f"killed at step {steps}"
         seen.append(held == reference)
         steps += 1
-    assert tree(place / "c7") == reference
+    assert tree(place / "week01-c7") == reference
     assert steps > 15
     assert seen == sorted(seen), "once the new entry is there, it stays"
     assert True in seen and False in seen
@@ -169,8 +177,8 @@ def test_a_run_killed_after_its_result_is_offered_by_the_next_job(lab: Path) -> 
     """The week ends, its result is kept, and the job dies before it could hand anything over."""
     assert run(lab, "week03", "--smoke", "--run", "c123", "--spool", "spool").returncode == 0
     shutil.rmtree(lab / "out")  # the job's folder goes with its runner
-    done = command(lab / "spool", "--forget", "c124", "--offer", str(lab / "offered"))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "run=c123\n", "")
+    done = command(lab / "spool", "--forget", "week03-c124", "--offer", str(lab / "offered"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "entry=week03-c123\n", "")
     assert sorted(tree(lab / "offered")) == ["notes.txt", "result.json"]
 
 
@@ -179,12 +187,12 @@ def test_two_runners_that_share_a_spool_take_turns(tmp_path: Path) -> None:
     place = tmp_path / "spool"
     kept(place, tmp_path)
     with spool.held(place):
-        (place / ".part-c8").mkdir()
-        other = subprocess.Popen([sys.executable, "-m", "runner.spool", "--spool", str(place), "--forget", "c7"], cwd=REPO,
+        (place / ".part-week01-c8").mkdir()
+        other = subprocess.Popen([sys.executable, "-m", "runner.spool", "--spool", str(place), "--forget", "week01-c7"], cwd=REPO,
                                  stdout=subprocess.DEVNULL)
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(3)
-        assert entries(place) == [".part-c8", "c7"]
+        assert entries(place) == [".part-week01-c8", "week01-c7"]
     assert other.wait(20) == 0
     assert entries(place) == []
 
@@ -194,7 +202,7 @@ def test_two_runners_that_share_a_spool_take_turns(tmp_path: Path) -> None:
 
 def test_what_is_offered_is_what_the_report_accepts(tmp_path: Path) -> None:
     kept(tmp_path / "spool", tmp_path)
-    assert spool.offer(tmp_path / "spool", tmp_path / "offered") == "c7"
+    assert spool.offer(tmp_path / "spool", tmp_path / "offered") == "week01-c7"
     assert open_directory(tmp_path / "offered", sample_week.WEEK01).result == RESULT
 
 
@@ -202,12 +210,12 @@ def test_the_oldest_is_offered_first_until_it_is_forgotten(tmp_path: Path) -> No
     place = tmp_path / "spool"
     for number, name in enumerate(("c9", "c3")):
         os.utime(kept(place, tmp_path, name), (1000 + number, 1000 + number))
-    assert command(place, "--offer", str(tmp_path / "a")).stdout == "run=c9\n"
-    assert command(place, "--offer", str(tmp_path / "b")).stdout == "run=c9\n"
-    assert command(place, "--forget", "c9", "--offer", str(tmp_path / "c")).stdout == "run=c3\n"
-    assert command(place, "--forget", "c3").stdout == "run=\n"
+    assert command(place, "--offer", str(tmp_path / "a")).stdout == "entry=week01-c9\n"
+    assert command(place, "--offer", str(tmp_path / "b")).stdout == "entry=week01-c9\n"
+    assert command(place, "--forget", "week01-c9", "--offer", str(tmp_path / "c")).stdout == "entry=week01-c3\n"
+    assert command(place, "--forget", "week01-c3").stdout == "entry=\n"
     assert entries(place) == []
-    assert command(place, "--offer", str(tmp_path / "d")).stdout == "run=\n"
+    assert command(place, "--offer", str(tmp_path / "d")).stdout == "entry=\n"
     assert not (tmp_path / "d").exists()
 
 
@@ -232,7 +240,7 @@ def test_a_damaged_entry_is_named_and_left_alone(tmp_path: Path, damage: str) ->
     os.utime(entry, (1, 1))
     before = tree(entry)
     done = command(place, "--offer", str(tmp_path / "offered"))
-    assert done.stdout == "run=c8\n"
+    assert done.stdout == "entry=week01-c8\n"
     assert done.stderr == f"{entry} does not fit its SHA256SUMS, so it is not offered: look at it, then remove it\n"
     assert tree(entry) == before
 
@@ -240,28 +248,28 @@ def test_a_damaged_entry_is_named_and_left_alone(tmp_path: Path, damage: str) ->
 def test_what_is_no_entry_is_never_offered(tmp_path: Path) -> None:
     place = tmp_path / "spool"
     (place / "notes").mkdir(parents=True)
-    (place / "c5").symlink_to(tmp_path)
-    assert command(place, "--offer", str(tmp_path / "offered")).stdout == "run=\n"
-    assert (place / "c5").is_symlink()
+    (place / "week01-c5").symlink_to(tmp_path)
+    assert command(place, "--offer", str(tmp_path / "offered")).stdout == "entry=\n"
+    assert (place / "week01-c5").is_symlink()
 
 
 @pytest.mark.parametrize("place", ["", "nowhere"])
 def test_a_machine_without_a_spool_has_nothing_to_offer(tmp_path: Path, place: str) -> None:
-    done = command(place and tmp_path / place, "--forget", "c7", "--offer", str(tmp_path / "offered"))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "run=\n", "")
+    done = command(place and tmp_path / place, "--forget", "week01-c7", "--offer", str(tmp_path / "offered"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "entry=\n", "")
 
 
 def test_a_kill_while_forgetting_leaves_nothing_by_that_name(tmp_path: Path) -> None:
     place = tmp_path / "spool"
-    kept(place, tmp_path).rename(place / ".part-c7")  # as far as it got
-    assert command(place, "--offer", str(tmp_path / "offered")).stdout == "run=\n"
+    kept(place, tmp_path).rename(place / ".part-week01-c7")  # as far as it got
+    assert command(place, "--offer", str(tmp_path / "offered")).stdout == "entry=\n"
     assert entries(place) == []
 
 
 def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:
-    done = command(tmp_path, "--forget", "../c7")
+    done = command(tmp_path, "--forget", "../week01-c7")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "Error: --forget: c<comment id>, or r<time> as in r20261123154922"
+    assert done.stderr.splitlines()[-1] == "Error: --forget: a week and a run, as in week07-c123"
 
 
 def test_an_offer_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:

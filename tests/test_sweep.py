@@ -451,7 +451,7 @@ def test_a_second_run_comes_along(hub: Hub, localhub: Any, here: Path) -> None:
 def spooled(localhub: Any, left: Left, held: dict[str, bytes], **changes: Any) -> Run:
     """A later run whose bench job found a result in its machine's spool."""
     workflow = dataclasses.replace(BENCH, id=2, path=changes.pop("path", BENCH.path))
-    artifacts = {f"spooled-{left.asked.place.request_id}": zipped(held)}
+    artifacts = {f"spooled-{left.checked.result.week}-{left.asked.place.request_id}": zipped(held)}
     run = Run(4299, 2, workflow, changes.pop("event", "issue_comment"), {}, User("member", 1002), localhub.git.head(), "",
               datetime.now(UTC), status="completed", conclusion="success", artifacts=artifacts, **changes)
     localhub.hub.runs.append(run)

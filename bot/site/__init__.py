@@ -17,10 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bot import store
 from bot.acceptance import Verdict
-from bot.history import age
+from bot.history import age, bands
 from bot.report import Where, bound_text, duration_text, figure, gpu_text, interval_text, metric_name, verdict_text
 from bot.site.roofline import Roofline, roofline
-from bot.site.week import KINDS, Entry, History, Series, data, entries, failure_text, series
+from bot.site.week import KINDS, Entry, Expected, Series, data, entries, failure_text, series
 from workloads.plan import TITLE, WEEKS, PlannedWeek
 from workloads.spec import Workload
 
@@ -71,7 +71,7 @@ class Week:
     """A week that has a page: its promise, its runs oldest first, and the newest one that is judged."""
 
     workload: Workload
-    history: History
+    expected: Expected
     runs: tuple[Entry, ...]
     judged: Entry | None
 
@@ -84,15 +84,15 @@ class Week:
         return tuple((f"{folder}/{table.name}.png", table.title) for table in self.judged.observed.tables if table.chart)
 
 
-def weeks(ledger: store.Ledger, workloads: Mapping[str, Workload],
-          histories: Mapping[str, History] = MappingProxyType({})) -> dict[str, Week]:
+def weeks(ledger: store.Ledger, workloads: Mapping[str, Workload]) -> dict[str, Week]:
     """Every week that has a workload, by key. Raises UserError for a file that is no result."""
     runs = ledger.runs()
     found = {}
     for key, workload in workloads.items():
-        history = histories.get(key, History())
-        of_week = entries(workload, runs.get(key, ()), history)
-        found[key] = Week(workload, history, of_week, next((e for e in reversed(of_week) if e.kind == "judged"), None))
+        of_week, accepted = runs.get(key, ()), frozenset(ledger.accepted(key))
+        expected = Expected(bands(workload, of_week, accepted), accepted)
+        told = entries(workload, of_week, accepted)
+        found[key] = Week(workload, expected, told, next((e for e in reversed(told) if e.kind == "judged"), None))
     return found
 
 
@@ -104,7 +104,7 @@ def build(weeks: Mapping[str, Week], links: Links, pictures: Mapping[str, bytes]
     for key, week in weeks.items():
         numbers, position = series(week.workload, week.runs), roofline(week.judged.observed if week.judged else None)
         if week.runs:
-            made[f"data/{key}.js"] = script(data(week.workload, week.runs, numbers, week.history, links.prefixes(key), position))
+            made[f"data/{key}.js"] = script(data(week.workload, week.runs, numbers, week.expected, links.prefixes(key), position))
         made[f"{key}.html"] = _page("week.html", weeks, links, here=key, **_week(week, numbers, position, links, pictures))
     return made
 
@@ -212,7 +212,7 @@ def _week(week: Week, numbers: Sequence[Series], position: Roofline | None, link
         "plots": [(path.replace("results/", "plots/", 1) if path in pictures else "", links.results("blob", *path.split("/")[1:]), text)
                   for path, text in week.pictures],
         "files": [(name, links.results("blob", workload.key, run.run.run, name)) for name in run.run.files] if run else [],
-        "limits": bool(week.history.limits), "history": links.results("tree", workload.key),
+        "limits": bool(week.expected.bands), "history": links.results("tree", workload.key),
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from bot.acceptance import Verdict, hold_back, judge, validity
@@ -22,12 +22,12 @@ KINDS: dict[Kind, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """What a rule of changes has to say of a week, for its charts: `limits` holds, for (run, metric), the values between which
-    the run was expected; `starts` are the runs that begin a segment, because a change was accepted."""
+class Expected:
+    """What bot.history says of the headline metric of a week: `bands` holds, by run, the values between which the run was
+    expected; `starts` are the runs that begin a segment, because a change was accepted."""
 
-    limits: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
-    starts: frozenset[str] = frozenset()
+    bands: Mapping[str, tuple[float, float]]
+    starts: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,15 @@ class Entry:
         return "bad" if "missed" in said else "good" if "met" in said else "open"
 
 
-def entries(workload: Workload, runs: Iterable[Result], history: History) -> tuple[Entry, ...]:
-    """Each run of a week with what is said of it; `runs` are oldest first."""
+def entries(workload: Workload, runs: Iterable[Result], accepted: Collection[str]) -> tuple[Entry, ...]:
+    """Each run of a week with what is said of it; `runs` are oldest first, and each of `accepted` begins a segment."""
     found: list[Entry] = []
     last: dict[str, Result] = {}
     segments: dict[str, int] = {}
     for run in runs:
         verdicts, group = judge(workload, run), gpu_text(run.machine) + options(run.request)
         before = last.get(group)
-        if run.run in history.starts:
+        if run.run in accepted:
             segments[group] = segments.get(group, 0) + 1
         found.append(Entry(run, run.pooled() or Observed(metrics=()), verdicts, _kind(run), state_text(run, verdicts), group,
                            segments.get(group, 0), before.run if before else "", tuple(changes(before, run)) if before else ()))
@@ -134,7 +134,7 @@ class Texts:
         return list(self._places)
 
 
-def data(workload: Workload, runs: Sequence[Entry], numbers: Sequence[Series], history: History, links: Mapping[str, str],
+def data(workload: Workload, runs: Sequence[Entry], numbers: Sequence[Series], expected: Expected, links: Mapping[str, str],
          position: Roofline | None) -> dict[str, Any]:
     """What page.js draws a week from, by column: whole arrays with a place for each run, texts by their place in `texts`."""
     texts = Texts()
@@ -149,7 +149,7 @@ def data(workload: Workload, runs: Sequence[Entry], numbers: Sequence[Series], h
         "kinds": kinds,
         "groups": groups,
         "lines": [groups.index(group) for group, _ in lines],
-        "starts": sorted(places[run] for run in history.starts if run in places),
+        "starts": sorted(places[run] for run in expected.starts if run in places),
         "runs": {
             "name": [e.run.run for e in runs],
             "started": [e.run.started for e in runs],
@@ -164,7 +164,7 @@ def data(workload: Workload, runs: Sequence[Entry], numbers: Sequence[Series], h
             "failure": [texts.place(failure_text(e.run)) for e in runs],
         },
         "changes": [[place, places[e.before], e.changes] for place, e in enumerate(runs) if e.changes],
-        "metrics": [_metric(one, runs, history, texts) for one in numbers],
+        "metrics": [_metric(one, runs, expected.bands if one.name == workload.headline.name else {}, texts) for one in numbers],
         "roofline": _roofline(position),
         "texts": texts.all(),  # last, when every text has its place
     }
@@ -174,9 +174,9 @@ def failure_text(run: Result) -> str:
     return " ".join(printable(run.failure.message).split()) if run.failure else ""
 
 
-def _metric(one: Series, runs: Sequence[Entry], history: History, texts: Texts) -> dict[str, Any]:
+def _metric(one: Series, runs: Sequence[Entry], bands: Mapping[str, tuple[float, float]], texts: Texts) -> dict[str, Any]:
     estimates = [m.estimate if m else None for m in one.metrics]
-    limits = [history.limits.get((e.run.run, one.name)) for e in runs] if history.limits else []
+    limits = [bands.get(e.run.run) for e in runs] if bands else []
     said: list[int] = []
     if one.bound is not None:
         said = [texts.place(next(verdict_text(v) for v in e.verdicts if v.target.name == one.name)) for e in runs]

@@ -8,5 +8,5 @@ if ! "$python" -I -S "$here/../hygiene.py" --gpus "${CUDA_VISIBLE_DEVICES:-}" --
   echo "::warning::This job left its GPU unfit; the lines above say how. No runner takes a job on it until that has passed."
 fi
 if [[ -n "${SPRINTBENCH_SPOOL:-}" && -d "$SPRINTBENCH_SPOOL" ]]; then
-  echo "In the spool: $(find "$SPRINTBENCH_SPOOL" -mindepth 1 -maxdepth 1 -name '[cr][0-9]*' | wc -l) results."
+  echo "In the spool: $(find "$SPRINTBENCH_SPOOL" -mindepth 1 -maxdepth 1 -name 'week[0-9]*' | wc -l) results."
 fi
