@@ -52,7 +52,7 @@ class Workflows:
     """Listens to a hub, and runs what its events start. `url` is the hub's address, `token` the workflows' own.
 
     `fast` leaves out the pauses that the bot makes between writes for GitHub's sake. `variables` and `secrets` are those of the
-    repository's settings.
+    repository's settings, `machine` is what the file .env of a runner's folder sets for its jobs.
     """
 
     hub: Hub
@@ -61,6 +61,7 @@ class Workflows:
     fast: bool = True
     variables: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
     waiting: queue.Queue[Run | None] = field(default_factory=queue.Queue)
     turns: Turns = field(default_factory=Turns)
     stopped: bool = False
@@ -185,7 +186,7 @@ class Workflows:
             "GITHUB_REPOSITORY": self.hub.name, "GITHUB_REPOSITORY_OWNER": self.hub.name.split("/")[0], "GITHUB_RUN_ID": str(run.id),
             "GITHUB_RUN_NUMBER": str(run.number), "SPRINTBENCH_PYTHON": sys.executable, "LOCALHUB_GIT": str(self.hub.git.path.resolve()),
             "LOCALHUB_ARTIFACTS": str(room / "artifacts"), "LOCALHUB_TICKETS": str(room / "tickets"), "PAGER": "cat", "GIT_PAGER": "cat",
-        } | ({"SPRINTBENCH_FAST": "1"} if self.fast else {})
+        } | ({"SPRINTBENCH_FAST": "1"} if self.fast else {}) | self.machine
         return [part for option, held in (("--env", pairs), ("--var", self.variables))
                 for name, value in held.items() for part in (option, f"{name}={value}")]
 

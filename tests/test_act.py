@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Played
+from sample_week import files
 from sample_week import result as sample_result
 
 from localhub import demo
@@ -26,6 +27,7 @@ from localhub.processes import alive, descendants
 from localhub.repository import Person, Repository
 from localhub.state import BOT, Comment, Run, now
 from localhub.workflows import CannotRun, stand_ins
+from runner.spool import keep
 from workloads.spec import dumps
 
 WEEK01 = "workloads/week01_compile/run.py"
@@ -690,6 +692,22 @@ def test_all_weeks_each_with_a_comment_of_its_own(local: Local) -> None:
     assert "### week03 · not judged (smoke run)" in fine
     held = [entry.path for entry in local.hub.git.entries("main", "results/", recursive=True) if entry.path.endswith("result.json")]
     assert held == [f"results/{week}/c{made.id}/result.json" for week in ("week02", "week03")]
+
+
+def test_what_an_earlier_job_left_in_the_spool_is_handed_over(local: Local, tmp_path: Path) -> None:
+    only_quick_weeks(local, week02="pass")
+    lost, place = sample_result(run="c3"), tmp_path / "spool"
+    (tmp_path / "lost").mkdir()
+    for name, content in files(lost).items():
+        (tmp_path / "lost" / name).write_bytes(content)
+    keep(place, tmp_path / "lost", lost)
+    local.workflows.machine["SPRINTBENCH_SPOOL"] = str(place)
+    comment(local, "sprinter", "/bench week02 --smoke")
+    run = local.hub.runs[-1]
+    assert set(run.artifacts) == {"result-week02", "spooled-week01-c3"}
+    with zipfile.ZipFile(io.BytesIO(run.artifacts["spooled-week01-c3"])) as handed:
+        assert {name: handed.read(name) for name in handed.namelist()} == files(lost)
+    assert [path.name for path in place.iterdir()] == [".lock"], "this job's own result and the old one have both been handed over"
 
 
 def test_a_baseline_is_written_by_the_job_that_may(local: Local) -> None:
