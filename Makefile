@@ -33,7 +33,7 @@ demo: setup ## a GitHub on this machine: a comment becomes a posted result, in b
 
 # A worker a core, so each keeps to one thread.
 test: setup check ## linters, types, documents, and every test that needs no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
 check: .venv/installed ## linters, types, and documents that must not drift
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ OWNER, OUTSIDER = ("sprinter", 1001), ("stranger", 1003)
 WEEK = "week01"
 COMMAND = f"/bench {WEEK} --smoke"
 PNG = b"\x89PNG\r\n\x1a\n"
-STEP = "  ▸ "  # how a run's log marks the beginning of a step
+STEP = "▸ "  # how a job's log marks the beginning of a step
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -160,9 +160,7 @@ def telling_steps(runs: list[Run], story: Story) -> Iterator[None]:
         told: set[tuple[int, str, str]] = set()
         while not done.wait(0.2):
             for run in runs:
-                job = ""
-                for line in run.log.splitlines():
-                    job = job if line.startswith(" ") else line
+                for job, line in ((each.name, line) for each in run.jobs for line in each.log.splitlines()):
                     step = (run.id, job, line)
                     if line.startswith(STEP) and "@" not in line and step not in told:
                         told.add(step)

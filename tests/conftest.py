@@ -1,6 +1,6 @@
 """The one `localhub` fixture: a GitHub on 127.0.0.1 with state and a real bare repository, whose every exchange is judged.
 
-`played` is the same with this checkout in it, where a real `/bench week01 --smoke` has run to its end; `browser` looks at its pages.
+`browser` is Chromium, `page` a tab in it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from localhub import demo
 from localhub.contract import Judge
 from localhub.repository import Repository
 from localhub.server import Fault, Logged, Service, served
 from localhub.state import BOT, Comment, Hub, Issue, Role, User
 
 TOKEN = "ghs_workflow"
-
-SHARED = {"played", "installed", "unready", "booted", "interpreted"}  # fixtures that take long and serve many tests
 
 # How fast a machine is says nothing of whether the code is right.
 settings.register_profile("house", deadline=None)
@@ -89,17 +86,6 @@ class LocalHub:
         self.service.faults.append(Fault(method, path, times, status, headers or {}, message, apply, reset, html, delay_s))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: tests that share a costly fixture go to one worker, and the slow ones go first, so that no
-    worker works alone at the end."""
-    if config.getoption("numprocesses", None):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        for shared in SHARED & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(shared))
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.md anew; the review is the diff")
     parser.addoption("--fuzz-minutes", type=float, default=0.0, help="how long test_fuzz.py goes on with new random input")
@@ -125,30 +111,6 @@ def localhub(tmp_path: Path, judge: Judge) -> Iterator[LocalHub]:
     assert local.violations == []
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
-    """A local hub after the demo: one Week issue, one measured result; `out` holds what the demo wrote, `told` what it said, and
-    `requests` what was asked of the API until then."""
-
-    local: demo.Local
-    out: Path
-    told: str
-    requests: tuple[Logged, ...]
-
-
-@pytest.fixture(scope="session")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    """The demo, played once for all tests that look at its outcome; its hub stays up."""
-    folder = tmp_path_factory.mktemp("demo")
-    told: list[str] = []
-    with demo.local_hub(demo.snapshot(demo.ROOT, folder / "sprint.git")) as local:
-        out = folder / "out"
-        out.mkdir()
-        demo.play(local, out, demo.Story(say=told.append))
-        yield Played(local, out, "\n".join(told), tuple(local.service.requests))
-        assert local.service.violations == []
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Headless Chromium. A machine without one skips what needs it, but never in CI."""
@@ -162,3 +124,11 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running
         running.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(20_000)
+    yield page
+    page.close()

