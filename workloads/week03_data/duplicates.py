@@ -30,6 +30,10 @@ class Kind:
     found: int
     planted: int
 
+    @property
+    def recall(self) -> Estimate:
+        return measure.share(self.found, self.planted)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -85,11 +89,12 @@ def find(of: str, words: Tensor, entries: Sequence[Entry], threshold: float,
     lsh = minhash.index(threshold)
     pairs = minhash.alike(sketches, minhash.candidates(sketches, lsh), threshold)
     truth = planted(entries)
-    kinds = {}
+    kinds: dict[str, tuple[int, int]] = {}
     for pair, entry in truth.items():
         found, total = kinds.get(edit_of(entry), (0, 0))
         kinds[edit_of(entry)] = found + (pair in pairs), total + 1
-    return Found(of, len(pairs), len(pairs & truth.keys()), tuple(Kind(of, edit, *seen) for edit, seen in kinds.items()), lsh.r, lsh.b), pairs
+    recall = tuple(Kind(of, edit, *seen) for edit, seen in kinds.items())
+    return Found(of, len(pairs), len(pairs & truth.keys()), recall, lsh.r, lsh.b), pairs
 
 
 def planted(entries: Sequence[Entry]) -> dict[tuple[int, int], Entry]:

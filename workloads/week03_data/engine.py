@@ -129,7 +129,7 @@ class Inline:
 
     def __init__(self, data: DataLoader[Raw], stage: Stage) -> None:
         self._data, self._stage = data, stage
-        self._raw = iter(data)
+        self._raw: Iterator[Raw] = iter(data)
         self.ahead = data.num_workers * PREFETCH
 
     def next(self) -> Batch:

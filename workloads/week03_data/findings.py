@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from workloads import measure
-from workloads.spec import Chart, Column, Estimate, Metric, Observed, Table, Target, percentile, plain_text
+from workloads.spec import Cell, Chart, Column, Estimate, Metric, Observed, Table, Target, percentile, plain_text
 from workloads.week03_data import BUSY, DECODED, IDLE, PRECISION, RATIO, RECALL, SAME
 from workloads.week03_data.dashboard import Track
 from workloads.week03_data.duplicates import CROPPED, Report, curve_gap
@@ -18,10 +18,11 @@ from workloads.week03_data.usage import Usage
 
 WINDOW = 10
 RESIDENT, AGAIN, RING, PEER, HOST = "resident", "resident again", "ring", "nvimagecodec", "webdataset"
+TORCHVISION, ONE_CORE = "torchvision", "turbo_one_core"
 TITLES = {
     "pil": "PIL in process", "workers": "PIL workers", "turbo": "turbo workers", HOST: "WebDataset turbo", "gpu": "GPU decode",
     "augment": "GPU augment", RING: "ring", PEER: "nvImageCodec ring", RESIDENT: "GPU-resident", AGAIN: "GPU-resident again"}
-FEWEST_STEPS = 300  # that the judged loader is timed over
+DECODERS = {TORCHVISION: "torchvision", PEER: "nvImageCodec", ONE_CORE: "libjpeg-turbo on one core"}
 FEWEST_BLOCKS = 6
 
 
@@ -81,6 +82,11 @@ def kept(value: float) -> float:
     return float(f"{value:.7g}")
 
 
+def percents(share: Estimate) -> tuple[float, float, float]:
+    """A share and its interval in percent."""
+    return kept(100 * share.value), kept(100 * share.low), kept(100 * share.high)
+
+
 def rate(steps: Sequence[Step], batch: int) -> float:
     return 1000 * batch * len(steps) / wall_ms(steps)
 
@@ -102,13 +108,13 @@ def observed(story: Story) -> Observed:
     idle = [kept(idle_percent(block)) for block in story.blocks.get(RING, ())]
     add(IDLE, measure.mean(idle) if len(idle) >= FEWEST_BLOCKS else None, short, where)
     add(BUSY, measure.mean(story.usage.gpu) if len(story.usage.gpu) > 1 else None, story.usage.unseen or "NVML gave no samples", where)
-    ours = story.errors.get("torchvision", ())
+    ours = story.errors.get(TORCHVISION, ())
     add(DECODED, measure.exact(kept(max(ours))) if ours else None, "no decoded picture was compared", f"{len(ours)} pictures")
     report = story.duplicates
     image = next((found for found in report.found if found.of == "image"), None) if report else None
     none = "time ran out before duplicates were looked for"
     add(PRECISION, image.precision if image else None, "no pair was found" if image else none, "images")
-    add(RECALL, measure.share(image.worst.found, image.worst.planted) if image else None, none, f"images, {image.worst.edit}" if image else "")
+    add(RECALL, image.worst.recall if image else None, none, f"images, {image.worst.edit}" if image else "")
     add(SAME, measure.exact(report.same_signatures[0] / report.same_signatures[1]) if report else None, none,
         f"{report.same_signatures[1]} sets" if report else "")
     metrics += _beside(story, where)
@@ -129,11 +135,11 @@ def _beside(story: Story, where: str) -> Iterator[Metric]:
     if len(waits := [step.wait_ms for block in story.blocks.get(RING, ()) for step in block]) >= 72:
         yield Metric("input_wait_p95", "host wait for a batch of the ring", "ms", "lower", measure.tail(waits, 95), where)
     for name, milliseconds in story.decoders.items():
-        yield Metric(f"decode_{name.split()[0].replace('-', '_')}", f"decoding alone, {name}", "img/s", "higher",
+        yield Metric(f"decode_{name}", f"decoding alone, {DECODERS[name]}", "img/s", "higher",
                      measure.median([kept(1000 * story.decoder_batch / ms) for ms in milliseconds]), f"batch {story.decoder_batch}")
-    if {"torchvision", PEER} <= story.decoders.keys():
+    if {TORCHVISION, PEER} <= story.decoders.keys():
         yield Metric("decode_over_nvimagecodec", "decoding alone, torchvision over nvImageCodec", "x", "higher",
-                     measure.ratio(story.decoders[PEER], story.decoders["torchvision"]), f"batch {story.decoder_batch}")
+                     measure.ratio(story.decoders[PEER], story.decoders[TORCHVISION]), f"batch {story.decoder_batch}")
     for name, wrong, rounds in story.canary:
         yield Metric(f"canary_{name}", f"rounds in which {name} decoding overwrote queued work", "", "lower", measure.share(wrong, rounds))
     if report := story.duplicates:
@@ -142,16 +148,16 @@ def _beside(story: Story, where: str) -> Iterator[Metric]:
         yield Metric("s_curve_gap", "LSH candidates, farthest from theory, in standard errors", "", "lower",
                      measure.exact(kept(curve_gap(report.curve))))
         if len(report.leaks) > 1:
-            for name, text, gains in (
+            for name, words, gains in (
                     ("leak_inflation", "accuracy that leaked duplicates add, points", [leak.leaky - leak.clean for leak in report.leaks]),
                     ("leak_left", "of which left after MinHash, points", [leak.cleaned - leak.clean for leak in report.leaks])):
-                yield Metric(name, text, "%", "lower", measure.mean([kept(gain) for gain in gains]), f"{len(report.leaks)} seeds")
-        for found in report.found:
-            if found.of == "text":
-                if found.precision:
-                    yield Metric("text_precision", "share of found caption pairs that were planted", "", "higher", found.precision)
-                yield Metric("text_recall", "share of planted captions found, worst kind of edit", "", "higher",
-                             measure.share(found.worst.found, found.worst.planted), found.worst.edit)
+                yield Metric(name, words, "%", "lower", measure.mean([kept(gain) for gain in gains]), f"{len(report.leaks)} seeds")
+        for captions in report.found:
+            if captions.of == "text":
+                if captions.precision:
+                    yield Metric("text_precision", "share of found caption pairs that were planted", "", "higher", captions.precision)
+                yield Metric("text_recall", "share of planted captions found, worst kind of edit", "", "higher", captions.worst.recall,
+                             captions.worst.edit)
 
 
 # ---------------------------------------------------------------------------------------------------- tables
@@ -178,7 +184,7 @@ def _tables(story: Story) -> Iterator[Table]:
         Chart("stacked", x="loader", y="time a step", by="the GPU"))
     yield Table("decoders", "Decoding one batch, nothing else running", (
         Column("decoder"), Column("throughput", "img/s"), Column("mean difference from libjpeg"), Column("worst picture")),
-        tuple((name, kept(1000 * story.decoder_batch / statistics.median(milliseconds)),
+        tuple((DECODERS[name], kept(1000 * story.decoder_batch / statistics.median(milliseconds)),
                *((kept(statistics.fmean(found)), kept(max(found))) if (found := story.errors.get(name)) else (None, None)))
               for name, milliseconds in story.decoders.items()))
     yield Table("canary", "Stream race: rounds in which decoding overwrote memory that queued kernels still read", (
@@ -187,10 +193,10 @@ def _tables(story: Story) -> Iterator[Table]:
         yield from _duplicate_tables(report)
 
 
-def _ladder_row(story: Story, rung: Rung) -> tuple[str | int | float | None, ...]:
-    head = (TITLES[rung.name], rung.workers, rung.decoder, kept(rung.alone) if rung.alone else None)
+def _ladder_row(story: Story, rung: Rung) -> tuple[Cell, ...]:
+    head: tuple[Cell, ...] = (TITLES[rung.name], rung.workers, rung.decoder, kept(rung.alone) if rung.alone else None)
     if not rung.steps:
-        return (*head, *(None,) * 9, plain_text(rung.failed))
+        return (*head, *[None] * 9, plain_text(rung.failed))
     gpu, jpeg, cpu = (kept(value) if value is not None else None for value in rung.usage.medians())
     resident = [step.busy_ms for block in story.blocks.get(RESIDENT, ()) for step in block]
     slower = 100 * (statistics.median(s.busy_ms for s in rung.steps) / statistics.median(resident) - 1) if resident else None
@@ -200,18 +206,17 @@ def _ladder_row(story: Story, rung: Rung) -> tuple[str | int | float | None, ...
 
 
 def _duplicate_tables(report: Report) -> Iterator[Table]:
-    columns = (Column("edit"), Column("of"), Column("found", "count"), Column("planted", "count"), Column("recall", "%"), Column("low", "%"),
-               Column("high", "%"))
+    columns = (Column("edit"), Column("of"), Column("found", "count"), Column("planted", "count"), Column("recall", "%"),
+               Column("low", "%"), Column("high", "%"))
     for found in report.found:
-        shares = [(kind, measure.share(kind.found, kind.planted)) for kind in found.kinds]
-        yield Table(f"duplicates_{found.of}", f"Planted near-duplicates found, {found.of} shingles, LSH of {found.bands} bands of {found.rows} rows",
-                    columns, tuple((kind.edit, kind.of, kind.found, kind.planted, *(kept(100 * v) for v in (s.value, s.low, s.high)))
-                                   for kind, s in shares), Chart("bars", x="edit", y="recall", low="low", high="high"))
+        title = f"Planted near-duplicates found, {found.of} shingles, LSH of {found.bands} bands of {found.rows} rows"
+        yield Table(f"duplicates_{found.of}", title, columns,
+                    tuple((kind.edit, kind.of, kind.found, kind.planted, *percents(kind.recall)) for kind in found.kinds),
+                    Chart("bars", x="edit", y="recall", low="low", high="high"))
     yield Table("s_curve", "LSH: share of pairs that become candidates, by Jaccard similarity", (
         Column("similarity"), Column("source"), Column("share", "%"), Column("low", "%"), Column("high", "%")),
-        tuple(row for p in report.curve for s in (measure.share(p.hits, p.trials),)
-              for row in ((kept(p.similarity), "measured", *(kept(100 * v) for v in (s.value, s.low, s.high))),
-                          (kept(p.similarity), "theory", *(kept(100 * p.theory),) * 3))),
+        tuple(row for p in report.curve for row in ((kept(p.similarity), "measured", *percents(measure.share(p.hits, p.trials))),
+                                                    (kept(p.similarity), "theory", *(kept(100 * p.theory),) * 3))),
         Chart("lines", x="similarity", y="share", by="source", low="low", high="high"))
     yield Table("leakage", "Test accuracy with leaked duplicates, after MinHash, and without those planted", (
         Column("seed", "count"), Column("test", "count"), Column("planted", "count"), Column("removed", "count"), Column("leaky", "%"),
@@ -223,7 +228,7 @@ def _duplicate_tables(report: Report) -> Iterator[Table]:
 def _notes(story: Story) -> Iterator[str]:
     yield f"{story.shards_mb:,.0f} MB of JPEG, median {story.median_kb:.0f} kB a picture; page cache warm"
     if story.device == "cuda":
-        yield (f"The consumer at {story.size} px asks for {story.demand:,.0f} img/s; the best host loader alone gives {story.host_best:,.0f}"
+        yield (f"The consumer at {story.size} px asks for {story.demand:,.0f} img/s; turbo workers alone give {story.host_best:,.0f}"
                + ("" if story.starved else ": no input size starves it, so R shows little"))
     if report := story.duplicates:
         crops = next((kind for found in report.found for kind in found.kinds if kind.edit == CROPPED), None)
@@ -238,7 +243,8 @@ def _notes(story: Story) -> Iterator[str]:
 
 def as_lines(story: Story) -> bytes:
     """Every step of every loader, and of the judged blocks, as gzipped lines of JSON."""
-    lines = [{"loader": rung.name, "block": None, "step": at, **asdict(step)} for rung in story.rungs for at, step in enumerate(rung.steps)]
-    lines += [{"loader": arm, "block": number, "step": at, **asdict(step)} for arm, blocks in story.blocks.items()
-              for number, block in enumerate(blocks) for at, step in enumerate(block)]
+    lines = [{"loader": rung.name, "block": None, "step": at, **asdict(step)}
+             for rung in story.rungs for at, step in enumerate(rung.steps)]
+    lines += [{"loader": arm, "block": number, "step": at, **asdict(step)}
+              for arm, blocks in story.blocks.items() for number, block in enumerate(blocks) for at, step in enumerate(block)]
     return gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), mtime=0)

@@ -140,15 +140,20 @@ def edited(jpeg: bytes, edit: str, random: np.random.Generator) -> bytes:
 
 LIGHTS = ("in soft light", "in hard light", "at dusk", "under a lamp", "in fog", "against the sun", "in the shade", "by candlelight")
 VIEWS = ("seen from above", "seen from the side", "close by", "from far away", "through a window", "at an angle")
+SYLLABLES = ("ba", "den", "fol", "gri", "hu", "jen", "ka", "lim", "mor", "nes", "pol", "qui", "ras", "sto", "tam", "ul", "vin", "wex",
+             "yo", "zel")
 MOODS = ("quiet", "busy", "bright", "faded", "sharp", "grainy", "warm", "cold", "plain", "strange")
 CAMERAS = ("an old camera", "a phone", "a press camera", "a pinhole", "a drone", "a scanner", "a telescope", "a webcam")
 
 
 def caption(label: int, photo: int, random: np.random.Generator) -> str:
-    """A sentence on a picture: what is in it, and seven free words and numbers, so that two of them seldom agree."""
+    """A sentence on a picture: what is in it, and free words, names and numbers, so that two of them seldom agree."""
+    def name() -> str:
+        return "".join(SYLLABLES[int(random.integers(len(SYLLABLES)))] for _ in range(4)).capitalize()
+
     pick = [words[int(random.integers(len(words)))] for words in (MOODS, LIGHTS, VIEWS, CAMERAS)]
-    return (f"A {pick[0]} picture of a {scenes.SHAPES[label]} in front of {SUBJECTS[photo]}, {pick[1]}, {pick[2]}, taken with {pick[3]}, "
-            f"roll {random.integers(100, 1000)}, frame {random.integers(100, 1000)}")
+    return (f"A {pick[0]} picture of a {scenes.SHAPES[label]} in front of {SUBJECTS[photo]}, {pick[1]}, {pick[2]}, taken with {pick[3]} "
+            f"by {name()} {name()} in {name()}, roll {random.integers(100, 1000)}, frame {random.integers(100, 1000)}")
 
 
 def recaptioned(text: str, edit: str, random: np.random.Generator) -> str:

@@ -73,7 +73,8 @@ def leak(thumbnails: Tensor, labels: Tensor, sources: Sequence[int], cluster: Se
     known = {cluster[i] for i in parts.train.tolist()}
     found = torch.tensor([cluster[i] in known for i in parts.test.tolist()])
     kept, clean = right[~found], right[~parts.planted]
-    return Leak(*(100 * float(part.float().mean()) for part in (right, kept, clean)), len(right), int(found.sum()), int(parts.planted.sum()))
+    leaky, cleaned, alone = (100 * float(part.float().mean()) for part in (right, kept, clean))
+    return Leak(leaky, cleaned, alone, len(right), int(found.sum()), int(parts.planted.sum()))
 
 
 @torch.no_grad()

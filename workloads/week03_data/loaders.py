@@ -43,7 +43,7 @@ class Raw:
     lengths: Tensor
     labels: Tensor
 
-    def jpegs(self) -> Sequence[Tensor]:
+    def jpegs(self) -> tuple[Tensor, ...]:
         return self.joined.split(self.lengths.tolist())
 
 

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,22 @@ from workloads.week03_data import DASHBOARD, STEPS, canary, dashboard, duplicate
 from workloads.week03_data.consumer import Consumer, FixedStep, Resident, Training
 from workloads.week03_data.dashboard import Exporter
 from workloads.week03_data.engine import BatchDecoder, Inline, NvImageCodec, Ring, Stage, Torchvision
-from workloads.week03_data.findings import AGAIN, HOST, PEER, RESIDENT, RING, TITLES, Rung, Story, as_lines, kept, observed, rate
+from workloads.week03_data.findings import (
+    AGAIN,
+    HOST,
+    ONE_CORE,
+    PEER,
+    RESIDENT,
+    RING,
+    TITLES,
+    TORCHVISION,
+    Rung,
+    Story,
+    as_lines,
+    kept,
+    observed,
+    rate,
+)
 from workloads.week03_data.leakage import leak
 from workloads.week03_data.loaders import HostLoader, as_tensor, raw_batches
 from workloads.week03_data.shards import Plan, Shard
@@ -38,6 +53,7 @@ from workloads.week03_data.usage import Usage, watched
 BUDGET_S = 500  # no further part begins after this; a full run ends within ten minutes
 STARVED = 1.25  # a consumer starves its baseline where it asks for this many times what the best host loader gives
 READERS = 8  # workers that only read bytes
+HOST_SAMPLE = 32  # pictures decoded on one core, to time it
 FIRST_STEPS = 8  # of a block, not timed, besides those that use up what was ready
 
 
@@ -75,7 +91,7 @@ FULL = Sizes(
 SMOKE = Sizes(
     Plan(shards=2, a_shard=128, height=72, width=96, photo_side=128), batch=16, inputs=(48,), workers=1, readers=1,
     rungs=("pil", "turbo", HOST, RING), rung_steps=20, rung_s=3.0, alone_batches=4, blocks=6, block_steps=3, checked=16, canary_rounds=0,
-    timed_sets=16, timing_blocks=6, block_ms=1.0, curve_trials=100, leak_pictures=60, leak_steps=4, leak_seeds=2)
+    timed_sets=16, timing_blocks=6, block_ms=1.0, curve_trials=40, leak_pictures=60, leak_steps=4, leak_seeds=2)
 
 
 @dataclass(slots=True)
@@ -91,7 +107,6 @@ class Bench:
     began: float
     peer: BatchDecoder | None = None
     peer_missing: str = ""
-    stepped: list[str] = field(default_factory=list)
 
     @property
     def late(self) -> bool:
@@ -160,7 +175,8 @@ def run(ctx: Context) -> Observed:
         _ladder(bench)
         _judged(bench)
         story.notes.append(_scraped(exporter.port))
-    (ctx.out / DASHBOARD).write_text(dashboard.page(story.tracks(), batch=story.batch, demand=story.demand, device=_device(ctx)), encoding="utf-8")
+    page = dashboard.page(story.tracks(), batch=story.batch, demand=story.demand, device=_device(ctx))
+    (ctx.out / DASHBOARD).write_text(page, encoding="utf-8")
     (ctx.out / STEPS).write_bytes(as_lines(story))
     return observed(story)
 
@@ -177,7 +193,7 @@ def _decoders(bench: Bench) -> None:
     ctx, sizes, story = bench.ctx, bench.sizes, bench.story
     sample = [as_tensor(jpeg) for jpeg, _ in zip(shards.jpegs(bench.corpus), range(max(sizes.checked, sizes.batch)), strict=False)]
     torchvision = Torchvision(ctx.device)
-    found: dict[str, BatchDecoder] = {"torchvision": torchvision}
+    found: dict[str, BatchDecoder] = {TORCHVISION: torchvision}
     if ctx.device == "cuda":
         try:
             found[PEER] = NvImageCodec()
@@ -201,15 +217,15 @@ def _decoders(bench: Bench) -> None:
     bench.peer = found[PEER] if PEER in errors else None
     if bench.peer is None:
         story.notes.append(f"No peer beside the ring: {bench.peer_missing}")
-    calls["libjpeg-turbo, one core"] = partial(_on_one_core, sample[:32])
+    calls[ONE_CORE] = partial(_on_one_core, sample[:HOST_SAMPLE])
     story.errors = errors
     if ctx.device == "cuda":
         story.canary = _canary(bench, torchvision, sample[:sizes.batch])
     times = measure.time_interleaved(calls, device=ctx.device, mode="latency", blocks=sizes.timing_blocks, block_ms=sizes.block_ms,
                                      warmup_s=0.0, seed=ctx.seed)
-    per_picture = {name: len(sample[:32]) if name.startswith("libjpeg") else len(sample[:sizes.batch]) for name in calls}
+    decoded = {name: min(len(sample), HOST_SAMPLE) if name == ONE_CORE else sizes.batch for name in calls}
     story.decoder_batch = sizes.batch
-    story.decoders = {name: [kept(ms * sizes.batch / per_picture[name]) for ms in times[name]] for name in calls}
+    story.decoders = {name: [kept(ms * sizes.batch / decoded[name]) for ms in times[name]] for name in calls}
     ctx.progress("decoding alone: " + ", ".join(f"{name} {1000 * sizes.batch / statistics.median(ms):,.0f} img/s"
                                                 for name, ms in story.decoders.items()))
 
@@ -335,7 +351,8 @@ def _ladder(bench: Bench) -> None:
 
 
 def _train(bench: Bench, name: str, loader: Loader, steps: int, seconds: float) -> list[Step]:
-    return drive(loader, bench.consumer, steps, bench.ctx.device, until=time.monotonic() + seconds, each=partial(bench.exporter.stepped, name))
+    return drive(loader, bench.consumer, steps, bench.ctx.device, until=time.monotonic() + seconds,
+                 each=partial(bench.exporter.stepped, name))
 
 
 def _show(bench: Bench, name: str, steps: Sequence[Step], decode_rates: Sequence[float], usage: Usage) -> None:

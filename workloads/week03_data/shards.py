@@ -121,10 +121,10 @@ def _pictures(plan: Plan, number: int, photos: Tensor, pool: ThreadPoolExecutor)
     sources = [pictures[place] for place in random.choice(count, plan.duplicates, replace=False)]
     kinds = [images.EDITS[i % len(images.EDITS)] for i in range(plan.duplicates)]
     draws = random.spawn(plan.duplicates)
-    jpegs = list(pool.map(images.edited, (source.jpeg for source in sources), kinds, draws))
-    for i, (key, source, kind, jpeg) in enumerate(zip(keys[count:], sources, kinds, jpegs, strict=True)):
+    copies = pool.map(images.edited, (source.jpeg for source in sources), kinds, draws)
+    for i, (key, source, kind, jpeg) in enumerate(zip(keys[count:], sources, kinds, copies, strict=True)):
         height, width = images.decode(jpeg).shape[:2]
-        words = images.CAPTION_EDITS[(i // len(images.EDITS)) % len(images.CAPTION_EDITS)]
+        words = images.CAPTION_EDITS[i % len(images.CAPTION_EDITS)]
         pictures.append(Picture(key, jpeg, source.label, images.recaptioned(source.caption, words, random), height, width,
                                 source.key, kind, words))
     return sorted(pictures, key=lambda picture: picture.key)

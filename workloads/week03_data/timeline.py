@@ -52,8 +52,8 @@ class Step:
 
 def drive(loader: Loader, step: Callable[[Batch], None], steps: int, device: measure.Device, *, until: float = math.inf,
           each: Callable[[int | None, float], None] | None = None) -> list[Step]:
-    """Train for `steps` steps, or until time.monotonic() reaches `until`, at least one of those asked for. The host waits for the GPU at the end alone;
-    `each` is told queue depth and wait (ms) of every step as it goes."""
+    """Train for `steps` steps, or until time.monotonic() reaches `until`, at least one of those asked for. The host waits for the GPU
+    at the end alone; `each` is told queue depth and wait (ms) of every step as it goes."""
     seen = []
     last = measure.stamp(device)
     for _ in range(steps):
