@@ -73,27 +73,23 @@ def thumbnails(shards: Sequence[Shard], stage: Stage) -> Tensor:
     """(N, 3, SIDE, SIDE) uint8 of every picture, decoded by the engine's planar decoder."""
     every = [as_tensor(jpeg) for jpeg in jpegs(shards)]
     made = []
-    with stage.alone() as stream:
+    with stage.alone():
         for first in range(0, len(every), AT_ONCE):
             made += [images.thumbnail(picture, minhash.SIDE) for picture in stage.decode(every[first:first + AT_ONCE])]
         held = torch.stack(made)
-        if stream:
-            stream.synchronize()
+        stage.finish()
     return held
 
 
-def find(of: str, words: Tensor, entries: Sequence[Entry], threshold: float,
+def find(of: str, words: Tensor, entries: Sequence[Entry], threshold: float, edits: Sequence[str],
          edit_of: Callable[[Entry], str]) -> tuple[Found, minhash.Pairs]:
-    """Sign, index, verify and hold against the truth."""
+    """Sign, index, verify and hold against the truth; recall by kind in the order of `edits`."""
     sketches = minhash.signatures(words)
     lsh = minhash.index(threshold)
     pairs = minhash.alike(sketches, minhash.candidates(sketches, lsh), threshold)
     truth = planted(entries)
-    kinds: dict[str, tuple[int, int]] = {}
-    for pair, entry in truth.items():
-        found, total = kinds.get(edit_of(entry), (0, 0))
-        kinds[edit_of(entry)] = found + (pair in pairs), total + 1
-    recall = tuple(Kind(of, edit, *seen) for edit, seen in kinds.items())
+    copies = {edit: [pair in pairs for pair, entry in truth.items() if edit_of(entry) == edit] for edit in edits}
+    recall = tuple(Kind(of, edit, sum(seen), len(seen)) for edit, seen in copies.items() if seen)
     return Found(of, len(pairs), len(pairs & truth.keys()), recall, lsh.r, lsh.b), pairs
 
 

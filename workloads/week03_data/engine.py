@@ -82,8 +82,15 @@ class Stage:
         self._random = np.random.default_rng(seed)
         self._stream = torch.cuda.Stream() if device == "cuda" else None
         self._flat = torch.empty(room if fused else 0, dtype=torch.uint8, device=device)
+        self.adopt()
         self._resample: Callable[..., Tensor] = torch.compile(augment.resample) if device == "cuda" else augment.resample
         self._decoded: list[tuple[int, measure.Stamp, measure.Stamp]] = []
+
+    def adopt(self) -> None:
+        """Let the engine write what the current stream has allocated so far: only after that stream's work, which may still read what
+        lay in the same memory before."""
+        if self._stream:
+            self._stream.wait_stream(torch.cuda.current_stream())
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[torch.cuda.Stream | None]:
@@ -93,9 +100,13 @@ class Stage:
 
     def decode(self, jpegs: Sequence[Tensor]) -> list[Tensor]:
         """Pictures, by the stream rule; call it inside `alone`."""
+        self.finish()
+        return self._decoder(jpegs)
+
+    def finish(self) -> None:
+        """Wait until the engine's stream is idle."""
         if self._stream:
             self._stream.synchronize()
-        return self._decoder(jpegs)
 
     def prepare(self, raw: Raw, out: Tensor) -> None:
         """Fill (N, 3, size, size) `out`; call it inside `alone`."""
@@ -153,6 +164,7 @@ class Inline:
 
     def close(self) -> None:
         self._raw = iter(())
+        self._stage.finish()
         stop(self._data)
 
 
@@ -183,6 +195,7 @@ class Ring:
             images, labels = stage.batch(batch), torch.empty(batch, dtype=torch.int64, device=stage.device)
             filled, read = (torch.cuda.Event(), torch.cuda.Event()) if stage.device == "cuda" else (None, None)
             self._free.put(Slot(Batch(images, labels), filled, read))
+        stage.adopt()
         batches = iter(data)  # starts its workers: here, before there is a thread
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ring")
         self._produced = self._pool.submit(self._produce, batches)
@@ -236,4 +249,5 @@ class Ring:
             with contextlib.suppress(queue.Empty):
                 self._free.put(self._ready.get(timeout=0.05))
         self._pool.shutdown()
+        self._stage.finish()
         stop(self._data)

@@ -51,6 +51,7 @@ from workloads.week03_data.timeline import Loader, Step, drive, wall_ms, windows
 from workloads.week03_data.usage import Usage, watched
 
 BUDGET_S = 500  # no further part begins after this; a full run ends within ten minutes
+LADDER_S = 370  # no further rung begins after this: the judged blocks need about 100 s
 STARVED = 1.25  # a consumer starves its baseline where it asks for this many times what the best host loader gives
 READERS = 8  # workers that only read bytes
 HOST_SAMPLE = 32  # pictures decoded on one core, to time it
@@ -108,9 +109,13 @@ class Bench:
     peer: BatchDecoder | None = None
     peer_missing: str = ""
 
+    def late(self, budget_s: float) -> bool:
+        return time.monotonic() - self.began > budget_s
+
     @property
-    def late(self) -> bool:
-        return time.monotonic() - self.began > BUDGET_S
+    def streamers(self) -> int:
+        """Workers that WebDataset can use: a worker without a shard would wait for ever."""
+        return min(self.sizes.workers, len(self.corpus))
 
     @property
     def room(self) -> int:
@@ -129,7 +134,7 @@ class Bench:
             workers = 0 if name == "pil" else self.sizes.workers
             return HostLoader.map_style(self.corpus, "turbo" if name == "turbo" else "pil", size, batch, workers, seed, device)
         if name == HOST:
-            return HostLoader.webdataset(self.corpus, size, batch, self.sizes.workers, seed, device)
+            return HostLoader.webdataset(self.corpus, size, batch, self.streamers, seed, device)
         raw = raw_batches(self.corpus, batch, self.sizes.readers, seed)
         decoder = self.peer if name == PEER else Torchvision(device)
         if decoder is None:
@@ -143,7 +148,7 @@ class Bench:
         if name == "pil":
             return 0, "PIL, host"
         if name in ("workers", "turbo", HOST):
-            return self.sizes.workers, "PIL, host" if name == "workers" else "libjpeg-turbo, host"
+            return self.streamers if name == HOST else self.sizes.workers, "PIL, host" if name == "workers" else "libjpeg-turbo, host"
         where = "device" if self.ctx.device == "cuda" else "host (no GPU in this run)"
         return self.sizes.readers, f"{'nvImageCodec' if name == PEER else 'torchvision'}, {where}"
 
@@ -271,9 +276,9 @@ def _duplicates(bench: Bench) -> duplicates.Report:
     entries = [entry for shard in bench.corpus for entry in shard.entries]
     pictures = duplicates.thumbnails(bench.corpus, bench.stage(Torchvision(ctx.device), fused=False))
     words = minhash.image_shingles(pictures)
-    image, pairs = duplicates.find("image", words, entries, minhash.IMAGE_THRESHOLD, lambda entry: entry.edit)
+    image, pairs = duplicates.find("image", words, entries, minhash.IMAGE_THRESHOLD, images.EDITS, lambda entry: entry.edit)
     text, _ = duplicates.find("text", minhash.text_shingles([entry.caption for entry in entries]), entries, minhash.TEXT_THRESHOLD,
-                              lambda entry: entry.caption_edit)
+                              images.CAPTION_EDITS, lambda entry: entry.caption_edit)
     for found in (image, text):
         ctx.progress(f"{found.of} duplicates: {found.right} of {found.pairs} pairs were planted; " + ", ".join(
             f"{kind.edit} {kind.found} of {kind.planted}" for kind in found.kinds))
@@ -330,24 +335,41 @@ def _ladder(bench: Bench) -> None:
     for name in bench.sizes.rungs:
         workers, decoder = bench.workers_of(name)
         failed = bench.peer_missing if name == PEER and bench.peer is None else ""
-        if failed or bench.late:
+        if failed or bench.late(LADDER_S):
             story.rungs.append(Rung(name, workers, decoder, failed=failed or "time ran out"))
             continue
-        loader = bench.make(name)
         try:
-            alone = _alone(bench, loader)
-            loader.decode_rates()
-            _train(bench, name, loader, min(loader.ahead, 40) + 1, bench.sizes.rung_s / 3)
-            loader.decode_rates()
-            with watched(ctx.device) as usage:
-                steps = _train(bench, name, loader, bench.sizes.rung_steps, bench.sizes.rung_s)
-            rung = Rung(name, workers, decoder, alone, steps, loader.decode_rates(), usage)
-        finally:
-            loader.close()
+            rung = _rung(bench, name, workers, decoder)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if name != PEER and not isinstance(error, torch.OutOfMemoryError):
+                raise
+            rung = Rung(name, workers, decoder, failed=next(iter(str(error).splitlines()), "no reason given"))
+            if name == PEER:
+                bench.peer, bench.peer_missing = None, rung.failed
         story.rungs.append(rung)
-        _show(bench, name, steps, rung.decode_rates, usage)
-        ctx.progress(f"{TITLES[name]}: {alone:,.0f} img/s alone, {rate(steps, story.batch):,.0f} in training over {len(steps)} steps, "
-                     f"{100 * rate(steps, story.batch) / story.demand:.1f}% of the demand")
+        if rung.failed:
+            ctx.progress(f"{TITLES[name]}: {rung.failed}")
+            continue
+        trained = rate(rung.steps, story.batch)
+        ctx.progress(f"{TITLES[name]}: {rung.alone:,.0f} img/s alone, {trained:,.0f} in training over {len(rung.steps)} steps, "
+                     f"{100 * trained / story.demand:.1f}% of the demand")
+
+
+def _rung(bench: Bench, name: str, workers: int, decoder: str) -> Rung:
+    """One loader alone, then in training, each after what it had ready."""
+    sizes, device = bench.sizes, bench.ctx.device
+    loader = bench.make(name)
+    try:
+        alone = _alone(bench, loader)
+        _train(bench, name, loader, min(loader.ahead, 40) + 1, sizes.rung_s / 3)
+        loader.decode_rates()  # those so far are of the warm-up
+        with watched(device) as usage:
+            steps = _train(bench, name, loader, sizes.rung_steps, sizes.rung_s)
+        rung = Rung(name, workers, decoder, alone, steps, loader.decode_rates(), usage)
+    finally:
+        loader.close()
+    _show(bench, name, steps, rung.decode_rates, usage)
+    return rung
 
 
 def _train(bench: Bench, name: str, loader: Loader, steps: int, seconds: float) -> list[Step]:
@@ -363,14 +385,14 @@ def _show(bench: Bench, name: str, steps: Sequence[Step], decode_rates: Sequence
 def _judged(bench: Bench) -> None:
     """Blocks of steps in turns, in one order: whoever refills its workers after its block disturbs the data on the device least."""
     ctx, sizes, story = bench.ctx, bench.sizes, bench.story
-    arms = [RESIDENT, AGAIN, RING, *([PEER] if bench.peer else []), HOST]
+    arms = [RESIDENT, AGAIN, RING, *([PEER] if bench.peer else []), story.best_host]
     loaders: dict[str, Loader] = {}
     blocks: Mapping[str, list[list[Step]]] = {arm: [] for arm in arms}
     try:
         for arm in reversed(arms):  # workers are forked before the ring's thread runs
             loaders[arm] = bench.make(arm)
         for number in range(sizes.blocks):
-            if bench.late and number:
+            if bench.late(BUDGET_S):
                 story.notes.append(f"Time ran out after {number} of {sizes.blocks} judged blocks")
                 break
             for arm in arms:

@@ -82,7 +82,7 @@ FULL = Plan(shards=20, a_shard=1000, height=375, width=500, photo_side=768)
 def write(folder: Path, plan: Plan, device: str, progress: Callable[[str], None]) -> tuple[Shard, ...]:
     """The shards of `plan` in `folder`, those that are there and whole left as they are.
 
-    Raises NotADirectoryError where `folder` is a file, and OSError for a lack of space.
+    Raises FileExistsError where `folder` is a file, and OSError for a lack of space.
     """
     folder.mkdir(parents=True, exist_ok=True)
     needed = RESERVE * plan.shards * plan.a_shard * PICTURE_BYTES * plan.height * plan.width / (FULL.height * FULL.width)
