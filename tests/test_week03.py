@@ -27,7 +27,7 @@ from workloads.spec import Context, check_kept, discover
 from workloads.week03_data import augment, canary, dashboard, duplicates, engine, images, leakage, loaders, minhash, run, shards
 from workloads.week03_data.consumer import FixedStep, Resident
 from workloads.week03_data.engine import Inline, Ring, Stage, Torchvision
-from workloads.week03_data.findings import AGAIN, HOST, PEER, RESIDENT, RING, Rung, Story, as_lines, observed
+from workloads.week03_data.findings import AGAIN, HOST, PEER, RESIDENT, RING, Rung, Story, every_step, observed
 from workloads.week03_data.minhash import CurvePoint
 from workloads.week03_data.shards import Entry, Plan, Shard
 from workloads.week03_data.timeline import Batch, Step, drive, idle_percent, wall_ms, windows
@@ -272,6 +272,13 @@ def test_what_breaks_in_the_rings_thread_is_raised_in_the_training_loop(corpus: 
     ring.close()
 
 
+def test_pictures_that_are_above_the_room_are_refused(corpus: tuple[Shard, ...]) -> None:
+    ring = Ring(loaders.raw_batches(corpus, 8, 0, 0), Stage(Torchvision("cpu"), 24, "cpu", room=999, fused=True, seed=0), 8)
+    with pytest.raises(ValueError, match="bytes of pixels is above the engine's room of 999"):
+        ring.next()
+    ring.close()
+
+
 def test_a_decoder_that_skips_or_changes_pictures_is_found(corpus: tuple[Shard, ...]) -> None:
     class Shifted(Torchvision):
         def __call__(self, jpegs: Sequence[Tensor]) -> list[Tensor]:
@@ -463,8 +470,10 @@ def test_prometheus_scrapes_the_run() -> None:
 def test_the_page_shows_steps_before_and_after(browser: Browser, tmp_path: Path) -> None:
     tracks = {name: dashboard.Track(title, steps_of(idle), rates, 640 / (0.3 + 0.03 * idle)) for name, title, idle, rates in (
         ("pil", "PIL </script><b>in process", 30.0, []), (RING, "ring", 0.0, [20_000.0, 30_000.0]))}
+    (tmp_path / "dashboard.json").write_text(dashboard.content(tracks, batch=64, demand=2500.0, device="a device"), encoding="utf-8")
+    done = CliRunner().invoke(dashboard.main, [str(tmp_path)])
     path = tmp_path / "dashboard.html"
-    path.write_text(dashboard.page(tracks, batch=64, demand=2500.0, device="a device"), encoding="utf-8")
+    assert (done.exit_code, done.output) == (0, f"{path}\n")
     page = browser.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
@@ -486,6 +495,15 @@ def test_the_page_shows_steps_before_and_after(browser: Browser, tmp_path: Path)
     assert drawn("right", "idle") / drawn("right", "busy") == pytest.approx(3, rel=0.02)
     assert faults == []
     page.close()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"tracks":[]}'])
+def test_what_is_no_dashboard_ends_in_one_line(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "dashboard.json").write_text(content)
+    done = CliRunner().invoke(dashboard.main, [str(tmp_path)])
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert done.output.startswith(f"Error: {tmp_path}/dashboard.json cannot be shown: ")
 
 
 # ---------------------------------------------------------------------------------------------------- findings
@@ -539,9 +557,42 @@ def test_a_consumer_that_nothing_starves_is_said() -> None:
 
 
 def test_every_step_is_in_the_file() -> None:
-    lines = [json.loads(line) for line in gzip.decompress(as_lines(story())).decode().splitlines()]
-    assert len(lines) == 2 * 30 + 4 * 8 * 40
-    assert lines[0] == {"loader": HOST, "block": None, "step": 0, "wait_ms": 10.0, "idle_ms": 10.0, "busy_ms": 10.0, "depth": 1}
+    steps = json.loads(gzip.decompress(every_step(story())))
+    assert len(steps) == 2 * 30 + 4 * 8 * 40
+    assert steps[0] == {"loader": HOST, "block": None, "step": 0, "wait_ms": 10.0, "idle_ms": 10.0, "busy_ms": 10.0, "depth": 1}
+
+
+@pytest.fixture
+def bench(corpus: tuple[Shard, ...], tmp_path: Path) -> Iterator[run.Bench]:
+    """A run on a CPU, just before its ladder."""
+    with dashboard.Exporter() as exporter:
+        yield run.Bench(Context(tmp_path, "cpu", smoke=True, progress=silent), replace(run.SMOKE, rungs=("pil", PEER), readers=0), corpus,
+                        FixedStep(0), exporter, Story("cpu", 8, size=24, demand=1000.0), time.monotonic())
+
+
+def test_a_peer_that_fails_is_a_row_with_the_reason_and_ours_that_fails_is_an_error(
+        bench: run.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.peer = Broken()
+    run._ladder(bench)
+    ours, peer = bench.story.rungs
+    assert len(ours.steps) == 20 and not ours.failed
+    assert (list(peer.steps), peer.failed, bench.peer_missing) == ([], *["no such marker in 8 pictures"] * 2)
+    assert bench.peer is None  # and takes no part in the judged blocks
+    bench.sizes = replace(bench.sizes, rungs=(RING,))
+    monkeypatch.setattr(run, "Torchvision", lambda _: Broken())
+    with pytest.raises(RuntimeError, match="no such marker"):
+        run._ladder(bench)
+
+
+def test_where_time_has_run_out_rungs_and_blocks_are_left_out_and_named(bench: run.Bench) -> None:
+    bench.began -= run.BUDGET_S
+    run._ladder(bench)
+    run._judged(bench)
+    assert {rung.failed for rung in bench.story.rungs if rung.name != PEER} == {"time ran out"}
+    found = observed(bench.story)
+    check_kept(WORKLOAD, found)
+    assert dict(found.not_measured)["loader_ratio"] == "the ring was timed over 0 steps"
+    assert f"Time ran out after 0 of {run.SMOKE.blocks} judged blocks" in found.notes
 
 
 def test_a_batch_that_the_shards_cannot_fill_is_refused(tmp_path: Path) -> None:

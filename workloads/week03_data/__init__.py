@@ -13,8 +13,8 @@ events. NVML's utilisation counts the time in which any kernel ran, and reads 90
 
 Expected before measuring, on an H100: PIL in process 3-5% of the demand, its workers 40-70%, libjpeg-turbo and WebDataset 50-90%;
 GPU decoding in the training loop's own thread 50-70%, for nothing overlaps; one kernel for all crops 65-80%; the ring 93-99%, with
-under 3% input idle. The network's input size is the largest at which it asks for at least a quarter more than the best host
-loader gives, for against a consumer that does not starve its baseline the week proves nothing.
+under 3% input idle. The network's input size is the largest at which it asks for at least a quarter more than libjpeg-turbo
+workers give, for against a consumer that does not starve its baseline the week proves nothing.
 
 Duplicates: MinHash on signs of blocks' lowest frequencies should find re-encoded, resized, mirrored and recoloured copies nearly
 always, and crops by 5% in two of three cases, for a shifted block is another block; so the worst kind but crops is judged, and crops
@@ -25,7 +25,7 @@ from workloads.plan import planned
 from workloads.spec import Deliverable, Target, Workload
 
 PLAN = planned(3)
-DASHBOARD, STEPS = "dashboard.html", "steps.jsonl.gz"
+DASHBOARD, STEPS = "dashboard.json", "steps.json.gz"
 
 DECODED = Target("decode_error", "mean difference of GPU decoding from libjpeg, worst picture, in levels of 255", "<=", 2.0, "")
 RATIO = Target("loader_ratio", "training throughput with the loader over that on GPU-resident data", ">=", 0.9, "", proof="decode_error")

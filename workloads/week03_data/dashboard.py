@@ -1,4 +1,8 @@
-"""The input-idle dashboard: a Prometheus endpoint while a run lasts, and one self-contained HTML page afterwards."""
+"""The input-idle dashboard: a Prometheus endpoint while a run lasts, and one self-contained HTML page afterwards.
+
+`python -m workloads.week03_data.dashboard DIR` makes DIR/dashboard.html from the dashboard.json that a run left in DIR. The run itself
+leaves no HTML: what a GPU machine hands over is not trusted, and a page could act; here its numbers and words are only shown.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import click
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
+from workloads.week03_data import DASHBOARD
 from workloads.week03_data.timeline import Step, idle_percent, wall_ms
 
 TEMPLATE = Path(__file__).with_name("dashboard.html")
@@ -70,8 +76,8 @@ class Track:
     images_per_s: float
 
 
-def page(tracks: Mapping[str, Track], *, batch: int, demand: float, device: str) -> str:
-    """The HTML page: first the first track (the baseline) beside the last, and any two by choice."""
+def content(tracks: Mapping[str, Track], *, batch: int, demand: float, device: str) -> str:
+    """What the page shows, as JSON."""
     data = {
         "batch": batch, "demand": round(demand, 1), "device": device,
         "tracks": [{
@@ -79,9 +85,34 @@ def page(tracks: Mapping[str, Track], *, batch: int, demand: float, device: str)
             "wait": _short(s.wait_ms for s in track.steps[:SHOWN_STEPS]), "idle": _short(s.idle_ms for s in track.steps[:SHOWN_STEPS]),
             "busy": _short(s.busy_ms for s in track.steps[:SHOWN_STEPS]), "depth": [s.depth for s in track.steps[:SHOWN_STEPS]],
             "decode": _short(track.decode_rates[:SHOWN_STEPS])} for name, track in tracks.items()]}
+    return json.dumps(data, separators=(",", ":"))
+
+
+def page(shown: str) -> str:
+    """The HTML page of a run's content: first the first loader (the baseline) beside the last, and any two by choice. Raises
+    ValueError for what is not such content."""
+    data = json.loads(shown)
+    if not isinstance(data, dict) or not data.get("tracks") or not {"batch", "demand", "device"} <= data.keys():
+        raise ValueError("no loader is in it")
     safe = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it may end the script
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", safe)
 
 
 def _short(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def main(folder: Path) -> None:
+    """Make FOLDER/dashboard.html from the dashboard.json that a run of week 03 left in FOLDER."""
+    made = folder / "dashboard.html"
+    try:
+        made.write_text(page((folder / DASHBOARD).read_text(encoding="utf-8")), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{folder / DASHBOARD} cannot be shown: {error}") from error
+    click.echo(str(made))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ out belongs to this stream, and nothing on it is still to be read. canary.py sho
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import queue
@@ -30,6 +31,7 @@ from workloads.week03_data.loaders import PREFETCH, Raw, stop
 from workloads.week03_data.timeline import Batch
 
 SLOTS = 3  # one in use, one ready, one being filled
+REMEMBERED = 2000  # batches whose decoding was timed and not yet asked for
 LOOK_S = 1.0  # how often a waiting consumer looks whether the producer still lives
 
 
@@ -84,7 +86,7 @@ class Stage:
         self._flat = torch.empty(room if fused else 0, dtype=torch.uint8, device=device)
         self.adopt()
         self._resample: Callable[..., Tensor] = torch.compile(augment.resample) if device == "cuda" else augment.resample
-        self._decoded: list[tuple[int, measure.Stamp, measure.Stamp]] = []
+        self._decoded: collections.deque[tuple[int, measure.Stamp, measure.Stamp]] = collections.deque(maxlen=REMEMBERED)
 
     def adopt(self) -> None:
         """Let the engine write what the current stream has allocated so far: only after that stream's work, which may still read what
@@ -108,11 +110,14 @@ class Stage:
         if self._stream:
             self._stream.synchronize()
 
-    def prepare(self, raw: Raw, out: Tensor) -> None:
-        """Fill (N, 3, size, size) `out`; call it inside `alone`."""
+    def prepare(self, raw: Raw, out: Tensor, read: torch.cuda.Event | None = None) -> None:
+        """Decode, and fill (N, 3, size, size) `out` once `read`, where given, has come; call it inside `alone`. Raises ValueError for
+        pictures that are above the room."""
         start = measure.stamp(self.device)
         pictures = self.decode(raw.jpegs())
         self._decoded.append((len(pictures), start, measure.stamp(self.device)))
+        if self._stream and read:
+            self._stream.wait_event(read)  # here and not before: decoding need not wait for the buffer
         interleaved = self._decoder.interleaved
         shapes = np.array([picture.shape[:2] if interleaved else picture.shape[1:] for picture in pictures])
         boxes = augment.draw(shapes[:, 0], shapes[:, 1], self._random)
@@ -121,13 +126,15 @@ class Stage:
             return
         sizes = [picture.numel() for picture in pictures]
         starts = np.cumsum([0, *sizes])
+        if starts[-1] > len(self._flat):
+            raise ValueError(f"a batch of {starts[-1]} bytes of pixels is above the engine's room of {len(self._flat)}")
         torch.cat([picture.flatten() for picture in pictures], out=self._flat[:starts[-1]])
         table = np.column_stack((starts[:-1], shapes, boxes.edges, boxes.mirrored))  # one copy to the device for all of it
         at = torch.from_numpy(table.astype(np.int64)).to(self.device)
         out.copy_(self._resample(self._flat, at[:, 0], at[:, 1:3], at[:, 3:7], at[:, 7] == 1, self.size, interleaved=interleaved))
 
     def decode_rates(self) -> list[float]:
-        done, self._decoded = self._decoded, []
+        done = [self._decoded.popleft() for _ in range(len(self._decoded))]  # the engine's thread may add to it meanwhile
         return [1000 * count / measure.device_ms(start, end) for count, start, end in done]
 
     def batch(self, count: int) -> Tensor:
@@ -205,10 +212,8 @@ class Ring:
             slot = self._free.get()
             if self._closing.is_set():
                 return
-            with self._stage.alone() as stream:
-                if stream and slot.read:
-                    stream.wait_event(slot.read)
-                self._stage.prepare(raw, slot.batch.images)
+            with self._stage.alone():
+                self._stage.prepare(raw, slot.batch.images, slot.read)
                 slot.batch.labels.copy_(raw.labels)
                 if slot.filled:
                     slot.filled.record()

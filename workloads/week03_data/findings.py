@@ -51,7 +51,7 @@ class Story:
     size: int = 0
     starved: bool = False
     demand: float = 0.0
-    host_best: float = 0.0
+    turbo_alone: float = 0.0
     shards_mb: float = 0.0
     median_kb: float = 0.0
     rungs: list[Rung] = field(default_factory=list)
@@ -236,7 +236,7 @@ def _duplicate_tables(report: Report) -> Iterator[Table]:
 def _notes(story: Story) -> Iterator[str]:
     yield f"{story.shards_mb:,.0f} MB of JPEG, median {story.median_kb:.0f} kB a picture; page cache warm"
     if story.device == "cuda":
-        yield (f"The consumer at {story.size} px asks for {story.demand:,.0f} img/s; turbo workers alone give {story.host_best:,.0f}"
+        yield (f"The consumer at {story.size} px asks for {story.demand:,.0f} img/s; turbo workers alone give {story.turbo_alone:,.0f}"
                + ("" if story.starved else ": no input size starves it, so R shows little"))
     if report := story.duplicates:
         crops = next((kind for found in report.found for kind in found.kinds if kind.edit == CROPPED), None)
@@ -249,10 +249,10 @@ def _notes(story: Story) -> Iterator[str]:
     yield from story.notes
 
 
-def as_lines(story: Story) -> bytes:
-    """Every step of every loader, and of the judged blocks, as gzipped lines of JSON."""
-    lines = [{"loader": rung.name, "block": None, "step": at, **asdict(step)}
+def every_step(story: Story) -> bytes:
+    """Every step of every loader, and of the judged blocks, as a list in gzipped JSON."""
+    steps = [{"loader": rung.name, "block": None, "step": at, **asdict(step)}
              for rung in story.rungs for at, step in enumerate(rung.steps)]
-    lines += [{"loader": arm, "block": number, "step": at, **asdict(step)}
+    steps += [{"loader": arm, "block": number, "step": at, **asdict(step)}
               for arm, blocks in story.blocks.items() for number, block in enumerate(blocks) for at, step in enumerate(block)]
-    return gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), mtime=0)
+    return gzip.compress(json.dumps(steps).encode(), mtime=0)

@@ -39,7 +39,7 @@ from workloads.week03_data.findings import (
     TORCHVISION,
     Rung,
     Story,
-    as_lines,
+    every_step,
     kept,
     observed,
     rate,
@@ -52,7 +52,7 @@ from workloads.week03_data.usage import Usage, watched
 
 BUDGET_S = 500  # no further part begins after this; a full run ends within ten minutes
 LADDER_S = 370  # no further rung begins after this: the judged blocks need about 100 s
-STARVED = 1.25  # a consumer starves its baseline where it asks for this many times what the best host loader gives
+STARVED = 1.25  # a consumer starves its baseline where it asks for this many times what turbo workers give alone
 READERS = 8  # workers that only read bytes
 HOST_SAMPLE = 32  # pictures decoded on one core, to time it
 FIRST_STEPS = 8  # of a block, not timed, besides those that use up what was ready
@@ -180,9 +180,9 @@ def run(ctx: Context) -> Observed:
         _ladder(bench)
         _judged(bench)
         story.notes.append(_scraped(exporter.port))
-    page = dashboard.page(story.tracks(), batch=story.batch, demand=story.demand, device=_device(ctx))
-    (ctx.out / DASHBOARD).write_text(page, encoding="utf-8")
-    (ctx.out / STEPS).write_bytes(as_lines(story))
+    shown = dashboard.content(story.tracks(), batch=story.batch, demand=story.demand, device=_device(ctx))
+    (ctx.out / DASHBOARD).write_text(shown, encoding="utf-8")
+    (ctx.out / STEPS).write_bytes(every_step(story))
     return observed(story)
 
 
@@ -298,11 +298,11 @@ def _duplicates(bench: Bench) -> duplicates.Report:
 
 
 def _choose_size(bench: Bench) -> None:
-    """The largest input at which the consumer asks for STARVED times what the best host loader gives; the smallest where none does."""
+    """The largest input at which the consumer asks for STARVED times what turbo workers give; the smallest where none does."""
     ctx, sizes, story = bench.ctx, bench.sizes, bench.story
     host = bench.make("turbo")
     try:
-        story.host_best = _alone(bench, host)
+        story.turbo_alone = _alone(bench, host)
     finally:
         host.close()
     for size in sizes.inputs:
@@ -310,8 +310,8 @@ def _choose_size(bench: Bench) -> None:
         resident = bench.make(RESIDENT)
         drive(resident, bench.consumer, FIRST_STEPS * 2, ctx.device)
         story.demand = rate(drive(resident, bench.consumer, sizes.block_steps, ctx.device), story.batch)
-        ctx.progress(f"at {size} px the consumer asks for {story.demand:,.0f} img/s; turbo workers alone give {story.host_best:,.0f}")
-        story.starved = story.demand >= STARVED * story.host_best
+        ctx.progress(f"at {size} px the consumer asks for {story.demand:,.0f} img/s; turbo workers alone give {story.turbo_alone:,.0f}")
+        story.starved = story.demand >= STARVED * story.turbo_alone
         if story.starved:
             return
 
@@ -411,8 +411,8 @@ def _judged(bench: Bench) -> None:
         for loader in loaders.values():
             loader.close()
     story.blocks = blocks
-    ctx.progress("judged blocks: " + ", ".join(
-        f"{TITLES[arm]} {statistics.median(wall_ms(block) / len(block) for block in seen):.3f} ms a step" for arm, seen in blocks.items()))
+    medians = {arm: statistics.median(wall_ms(block) / len(block) for block in seen) for arm, seen in blocks.items() if seen}
+    ctx.progress("judged blocks: " + ", ".join(f"{TITLES[arm]} {ms:.3f} ms a step" for arm, ms in medians.items()))
 
 
 def _scraped(port: int) -> str:

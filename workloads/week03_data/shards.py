@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tarfile
@@ -179,11 +180,11 @@ def jpegs(shards: Sequence[Shard]) -> Iterator[bytes]:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--images", "count", type=click.IntRange(1000, 1_000_000), default=FULL.shards * FULL.a_shard, show_default=True,
-              help="How many pictures, in shards of 1,000.")
+              help="How many pictures at least, in shards of 1,000.")
 @click.option("--seed", type=click.IntRange(0, 9999), default=0, show_default=True)
 def main(folder: Path, count: int, seed: int) -> None:
     """Write WebDataset shards of realistic JPEGs into FOLDER; run it again to go on where it stopped."""
-    plan = Plan(count // FULL.a_shard, FULL.a_shard, FULL.height, FULL.width, FULL.photo_side, seed)
+    plan = Plan(math.ceil(count / FULL.a_shard), FULL.a_shard, FULL.height, FULL.width, FULL.photo_side, seed)
     try:
         write(folder, plan, "cuda" if torch.cuda.is_available() else "cpu", lambda line: click.echo(line, err=True))
     except OSError as error:
