@@ -469,8 +469,8 @@ def test_prometheus_scrapes_the_run() -> None:
 
 def test_the_page_shows_steps_before_and_after(browser: Browser, tmp_path: Path) -> None:
     tracks = {name: dashboard.Track(title, steps_of(idle), rates, 640 / (0.3 + 0.03 * idle)) for name, title, idle, rates in (
-        ("pil", "PIL </script><b>in process", 30.0, []), (RING, "ring", 0.0, [20_000.0, 30_000.0]))}
-    (tmp_path / "dashboard.json").write_text(dashboard.content(tracks, batch=64, demand=2500.0, device="a device"), encoding="utf-8")
+        ("pil", "PIL </script><b>in process", 30.0, []), (RING, "ring", 0.0, [20_000.0, 30_000.0]), (PEER, "the peer", 10.0, []))}
+    (tmp_path / "dashboard.json").write_text(dashboard.content(tracks, RING, batch=64, demand=2500.0, device="a device"), encoding="utf-8")
     done = CliRunner().invoke(dashboard.main, [str(tmp_path)])
     path = tmp_path / "dashboard.html"
     assert (done.exit_code, done.output) == (0, f"{path}\n")
@@ -482,7 +482,7 @@ def test_the_page_shows_steps_before_and_after(browser: Browser, tmp_path: Path)
     assert page.locator("#summary").inner_text() == ("a device, batch 64. On data that is on the device already the network takes 2,500 "
                                                      "images/s: that is the demand.")
     rows = page.locator("#loaders tbody tr").all_inner_texts()
-    assert [row.split("\t")[0] for row in rows] == ["PIL </script><b>in process", "ring"]
+    assert [row.split("\t")[0] for row in rows] == ["PIL </script><b>in process", "ring", "the peer"]
     assert rows[0].split("\t")[3:] == ["75.0%", "30.0 ms"] and rows[1].split("\t")[3:] == ["0.0%", "0.0 ms"]
 
     def drawn(side: str, kind: str) -> float:

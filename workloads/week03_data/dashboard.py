@@ -76,10 +76,10 @@ class Track:
     images_per_s: float
 
 
-def content(tracks: Mapping[str, Track], *, batch: int, demand: float, device: str) -> str:
-    """What the page shows, as JSON."""
+def content(tracks: Mapping[str, Track], after: str, *, batch: int, demand: float, device: str) -> str:
+    """What the page shows, as JSON; `after` is the track that it first shows beside the first one, the baseline."""
     data = {
-        "batch": batch, "demand": round(demand, 1), "device": device,
+        "after": after, "batch": batch, "demand": round(demand, 1), "device": device,
         "tracks": [{
             "name": name, "title": track.title, "rate": round(track.images_per_s, 1), "idlePercent": round(idle_percent(track.steps), 2),
             "wait": _short(s.wait_ms for s in track.steps[:SHOWN_STEPS]), "idle": _short(s.idle_ms for s in track.steps[:SHOWN_STEPS]),
@@ -89,10 +89,9 @@ def content(tracks: Mapping[str, Track], *, batch: int, demand: float, device: s
 
 
 def page(shown: str) -> str:
-    """The HTML page of a run's content: first the first loader (the baseline) beside the last, and any two by choice. Raises
-    ValueError for what is not such content."""
+    """The HTML page of a run's content. Raises ValueError for what is not such content."""
     data = json.loads(shown)
-    if not isinstance(data, dict) or not data.get("tracks") or not {"batch", "demand", "device"} <= data.keys():
+    if not isinstance(data, dict) or not data.get("tracks") or not {"after", "batch", "demand", "device"} <= data.keys():
         raise ValueError("no loader is in it")
     safe = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it may end the script
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/null", safe)

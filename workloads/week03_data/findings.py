@@ -184,12 +184,12 @@ def _tables(story: Story) -> Iterator[Table]:
         tuple((TITLES[rung.name], WINDOW * (at + 1), kept(idle_percent(window)))
               for rung in rungs for at, window in enumerate(windows(rung.steps, WINDOW))),
         Chart("lines", x="step", y="input idle", by="loader", marks=(IDLE.bound,)))
-    yield Table("timeline", "A training step: at work, and waiting for input", (
-        Column("loader"), Column("the GPU"), Column("time a step", "ms")),
-        tuple((TITLES[rung.name], part, kept(statistics.fmean(values)))
+    yield Table("timeline", "Where the time of a training step goes", (
+        Column("loader"), Column("the GPU"), Column("share", "%"), Column("time a step", "ms")),
+        tuple((TITLES[rung.name], part, kept(100 * sum(values) / wall_ms(rung.steps)), kept(statistics.fmean(values)))
               for rung in rungs for part, values in (("at work", [s.busy_ms for s in rung.steps]),
                                                      ("waits for input", [s.idle_ms for s in rung.steps]))),
-        Chart("stacked", x="loader", y="time a step", by="the GPU"))
+        Chart("stacked", x="loader", y="share", by="the GPU"))
     yield Table("decoders", "Decoding one batch, nothing else running", (
         Column("decoder"), Column("throughput", "img/s"), Column("mean difference from libjpeg"), Column("worst picture")),
         tuple((DECODERS[name], kept(1000 * story.decoder_batch / statistics.median(milliseconds)),

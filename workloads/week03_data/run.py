@@ -180,7 +180,7 @@ def run(ctx: Context) -> Observed:
         _ladder(bench)
         _judged(bench)
         story.notes.append(_scraped(exporter.port))
-    shown = dashboard.content(story.tracks(), batch=story.batch, demand=story.demand, device=_device(ctx))
+    shown = dashboard.content(story.tracks(), RING, batch=story.batch, demand=story.demand, device=_device(ctx))
     (ctx.out / DASHBOARD).write_text(shown, encoding="utf-8")
     (ctx.out / STEPS).write_bytes(every_step(story))
     return observed(story)
