@@ -517,6 +517,7 @@ def story(ring_idle: float = 0.5) -> Story:
              Rung(RING, 8, "torchvision, device", 9000.0, steps_of(ring_idle)),
              Rung(PEER, 8, "nvImageCodec, device", failed="nvImageCodec left 3 of 256 pictures undecoded")]
     told = Story("cuda", 64, 224, True, 6400.0, 5000.0, 1800.0, 88.0, rungs, blocks)
+    told.usage.jpeg = [30.0, 50.0]
     told.usage.gpu, told.errors = [96.0, 97.0, 98.0, 97.0], {"torchvision": [0.5, 1.25]}
     told.canary = [("naive", 19, 20), ("ours", 0, 20)]
     return told
@@ -529,6 +530,7 @@ def test_the_ratio_is_of_blocks_that_took_turns_and_idle_is_its_share() -> None:
     assert values["loader_ratio"] == pytest.approx(10 / 10.5, rel=1e-5)
     assert values["input_idle"] == pytest.approx(100 * 0.5 / 10.5, rel=1e-5)
     assert values["host_ratio"] == 0.5 and values["ring_over_host"] == pytest.approx(20 / 10.5, rel=1e-5)
+    assert values["jpeg_engines"] == 40.0
     assert (values["gpu_utilisation"], values["decode_error"], values["noise"]) == (97.0, 1.25, 0.0)
     assert (values["canary_naive"], values["canary_ours"]) == (0.95, 0.0)
     assert set(dict(found.not_measured)) == {"duplicate_precision", "duplicate_recall", "signatures_same"}
@@ -598,6 +600,12 @@ def test_where_time_has_run_out_rungs_and_blocks_are_left_out_and_named(bench: r
 def test_a_batch_that_the_shards_cannot_fill_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch: at most 256, for 1 readers share 256 pictures"):
         run.run(Context(tmp_path, "cpu", smoke=True, batch=257, progress=silent))
+
+
+def test_too_little_shared_memory_is_said_before_a_worker_dies_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
+    with pytest.raises(OSError, match=r"workers need 0\.3 MB of /dev/shm, and 0\.0 MB are free"):
+        run.run(Context(tmp_path, "cpu", smoke=True, progress=silent))
 
 
 # ---------------------------------------------------------------------------------------------------- on a GPU

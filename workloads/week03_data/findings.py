@@ -140,6 +140,9 @@ def _beside(story: Story, where: str) -> Iterator[Metric]:
             yield Metric(f"{name}_ratio", f"{text} over GPU-resident data", "", "higher", found, where)
         if found := story.over(arm, RING):
             yield Metric(f"ring_over_{name}", f"the ring over {text}", "x", "higher", found, where)
+    if len(story.usage.jpeg) > 1:
+        yield Metric("jpeg_engines", "use of the JPEG engines during train steps, by NVML", "%", "higher", measure.mean(story.usage.jpeg),
+                     where)
     if len(waits := [step.wait_ms for block in story.blocks.get(RING, ()) for step in block]) >= 72:
         yield Metric("input_wait_p95", "host wait for a batch of the ring", "ms", "lower", measure.tail(waits, 95), where)
     for name, milliseconds in story.decoders.items():
@@ -242,7 +245,8 @@ def _notes(story: Story) -> Iterator[str]:
         crops = next((kind for found in report.found for kind in found.kinds if kind.edit == CROPPED), None)
         if crops:
             yield f"Crops, not part of the target: {crops.found} of {crops.planted} found"
-        yield f"MinHash: {report.per_second[0]:,.0f} sets/s ours, {report.per_second[1]:,.0f} by datasketch"
+        ours, theirs = report.per_second
+        yield f"MinHash over {report.pictures:,} pictures: {ours:,.0f} sets/s ours, {theirs:,.0f} by datasketch"
     for rung in story.rungs:
         if rung.failed:
             yield f"{TITLES[rung.name]} was not measured: {rung.failed}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -45,7 +46,7 @@ from workloads.week03_data.findings import (
     rate,
 )
 from workloads.week03_data.leakage import leak
-from workloads.week03_data.loaders import HostLoader, as_tensor, raw_batches
+from workloads.week03_data.loaders import PREFETCH, HostLoader, as_tensor, raw_batches
 from workloads.week03_data.shards import Plan, Shard
 from workloads.week03_data.timeline import Loader, Step, drive, wall_ms, windows
 from workloads.week03_data.usage import Usage, watched
@@ -54,6 +55,7 @@ BUDGET_S = 500  # no further part begins after this; a full run ends within ten 
 LADDER_S = 370  # no further rung begins after this: the judged blocks need about 100 s
 STARVED = 1.25  # a consumer starves its baseline where it asks for this many times what turbo workers give alone
 READERS = 8  # workers that only read bytes
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  the kernel's own, where torch puts what workers hand over
 HOST_SAMPLE = 32  # pictures decoded on one core, to time it
 FIRST_STEPS = 8  # of a block, not timed, besides those that use up what was ready
 
@@ -161,6 +163,7 @@ def run(ctx: Context) -> Observed:
     total = sizes.plan.shards * sizes.plan.a_shard
     if sizes.batch * sizes.readers > total:
         raise ValueError(f"batch: at most {total // sizes.readers}, for {sizes.readers} readers share {total} pictures")
+    _check_shared_memory(sizes)
     if ctx.device == "cpu":
         torch.set_num_threads(1)  # tiny tensors, and workers beside this process
     else:
@@ -184,6 +187,15 @@ def run(ctx: Context) -> Observed:
     (ctx.out / DASHBOARD).write_text(shown, encoding="utf-8")
     (ctx.out / STEPS).write_bytes(every_step(story))
     return observed(story)
+
+
+def _check_shared_memory(sizes: Sizes) -> None:
+    """Workers hand their batches over in shared memory, and are killed without a word where it is full: as it is in containers,
+    which have 64 MB unless told otherwise."""
+    needed = sizes.workers * (PREFETCH + 1) * sizes.batch * 3 * sizes.inputs[0] ** 2
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        raise OSError(f"workers need {needed / 1e6:,.1f} MB of {SHARED_MEMORY}, and {free / 1e6:,.1f} MB are free")
 
 
 def _device(ctx: Context) -> str:
@@ -389,7 +401,7 @@ def _judged(bench: Bench) -> None:
     loaders: dict[str, Loader] = {}
     blocks: Mapping[str, list[list[Step]]] = {arm: [] for arm in arms}
     try:
-        for arm in reversed(arms):  # workers are forked before the ring's thread runs
+        for arm in reversed(arms):  # the most workers are forked first, before a ring's thread runs
             loaders[arm] = bench.make(arm)
         for number in range(sizes.blocks):
             if bench.late(BUDGET_S):
