@@ -15,7 +15,7 @@ setup: system .venv/installed ## everything that demo and test need (both call i
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo "Installing into .venv: a few minutes the first time, for PyTorch"
 	$(PYTHON) -m venv .venv
-	$(INSTALL) --constraint constraints.txt --editable '.[gpu,week01,week02,week13,week14,demo,test]'
+	$(INSTALL) --constraint constraints.txt --editable '.[gpu,week01,week02,week03,week13,week14,demo,test]'
 	@touch $@
 
 # Chromium shows the pages in tests; systemd judges the runner's units. Without root or apt they stay missing, and the tests that

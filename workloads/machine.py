@@ -16,7 +16,8 @@ from workloads.spec import Estimate, Machine, Metric, plain_text
 
 # Libraries whose version can move a number, by the name pip knows.
 PACKAGES = ("torch", "triton", "torchvision", "timm", "transformers", "tokenizers", "liger-kernel", "numpy",
-            "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-runtime", "nvidia-ml-py")
+            "pillow", "webdataset", "datasketch",
+            "nvidia-nvimgcodec-cu13", "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-runtime", "nvidia-ml-py")
 
 MATMUL_SIZE = 8192
 COPY_BYTES = 4 * 2**30

@@ -107,6 +107,36 @@ def seconds(make: Callable[[], T]) -> tuple[T, float]:
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """A moment in the current stream of a device, and on the host's clock (ns) when it was asked for."""
+
+    host_ns: int
+    event: torch.cuda.Event | None
+
+
+def stamp(device: Device) -> Stamp:
+    """Now, without waiting: on a GPU the moment when all work queued so far is done."""
+    if device == "cpu":
+        return Stamp(time.perf_counter_ns(), None)
+    (event,) = _events(1)
+    event.record()
+    return Stamp(time.perf_counter_ns(), event)
+
+
+def host_ms(start: Stamp, end: Stamp) -> float:
+    """Milliseconds on the host's clock from asking for `start` to asking for `end`."""
+    return _kept((end.host_ns - start.host_ns) / 1e6)
+
+
+def device_ms(start: Stamp, end: Stamp) -> float:
+    """Milliseconds on the GPU's clock from `start` to `end`, waiting for `end`; on the CPU, the host's."""
+    if start.event is None or end.event is None:
+        return host_ms(start, end)
+    end.event.synchronize()
+    return _kept(start.event.elapsed_time(end.event))
+
+
+@dataclass(frozen=True, slots=True)
 class _Watch:
     """How one block is timed: (call, calls) -> the sample, and what a call took of the block's length; both in ms."""
 
