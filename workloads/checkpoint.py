@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -50,7 +51,8 @@ def save_smollm2(folder: Path) -> Path:
     read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
     config = copy.deepcopy(read.config)
     vars(config).pop("quantization_config", None)  # transformers refuses to save what it thinks is GGUF
-    plain = type(read)(config).to(torch.bfloat16)
+    plain: Any = type(read)(config)
+    plain.to(torch.bfloat16)
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(folder)
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)

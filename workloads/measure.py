@@ -97,12 +97,6 @@ def time_interleaved(arms: Mapping[str, Call], *, device: Device, mode: Mode = "
     return Timings(mode, {arm: tuple(ms) for arm, ms in taken.items()}, settled, warm_s, calls, watch.overhead_ms * 1000)
 
 
-def clock_s() -> float:
-    """Seconds on the one clock, which all processes of a machine share (Linux: since it started): for what starts in one process
-    and ends in another, as a request does."""
-    return time.perf_counter()
-
-
 def seconds(make: Callable[[], T]) -> tuple[T, float]:
     """What `make` returns and the wall seconds it took, from an idle device to an idle device: for things done once."""
     _synchronise()

@@ -105,7 +105,7 @@ def up(model: Path, engine: str, device: str, encoder: str, port: int) -> None:
                     f"http://127.0.0.1:{port}", "/health", at / "gateway.log", ready_s=30.0))]
             for service in services:
                 click.echo(f"{service.name}: {service.url}")
-            click.echo(f"encoder metrics: http://127.0.0.1:{ports.metrics}/metrics")
+            click.echo(f"encoder gRPC: 127.0.0.1:{ports.grpc}\nencoder metrics: http://127.0.0.1:{ports.metrics}/metrics\nready")
             while True:
                 for service in services:
                     if service.process.poll() is not None:

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import httpx
 import numpy as np
 
-from workloads import measure
+from workloads.clock import clock_s
 from workloads.week10_serving import processes
-from workloads.week10_serving.gateway import SIDE, infer_answer, infer_request
 from workloads.week10_serving.goals import Served
+from workloads.week10_serving.infer import SIDE, infer_answer, infer_request
 from workloads.week10_serving.traffic import Ask
 
 Protocol = Literal["completions", "chat", "http", "grpc"]
@@ -64,7 +64,7 @@ def drive(url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], i
             worker.stdin.flush()
         for worker in workers:
             assert worker.stdout and worker.stdout.readline() == "ready\n", "a client did not start"
-        began = measure.clock_s() + HEAD_START_S
+        began = clock_s() + HEAD_START_S
         for worker in workers:
             assert worker.stdin
             worker.stdin.write(f"{began!r}\n")
@@ -101,8 +101,8 @@ async def _all(order: dict[str, Any], began: float) -> dict[str, Any]:
 
         async def one(body: dict[str, Any], tokens: int, after: float) -> Served:
             due = began + after
-            await asyncio.sleep(max(0.0, due - measure.clock_s()))
-            sent = measure.clock_s()
+            await asyncio.sleep(max(0.0, due - clock_s()))
+            sent = clock_s()
             try:
                 if grpc:
                     first = last = await grpc.embed(body["seed"])
@@ -112,14 +112,15 @@ async def _all(order: dict[str, Any], began: float) -> dict[str, Any]:
                     return Served(due, sent, first, last, tokens)
                 return await _stream(client, order["url"], order["protocol"], body, tokens, due, sent)
             except (httpx.HTTPError, ValueError, KeyError, RuntimeError) as error:
-                now = measure.clock_s()
+                now = clock_s()
                 return Served(due, sent, now, now, 0, f"{type(error).__name__}: {error}"[:160])
 
-        served = await asyncio.gather(*(one(body, tokens, after) for (body, tokens), after in zip(order["bodies"], order["due"], strict=True)))
+        planned = zip(order["bodies"], order["due"], strict=True)
+        served = await asyncio.gather(*(one(body, tokens, after) for (body, tokens), after in planned))
         if grpc:
             await grpc.client.close()
     return {"served": [asdict(one) for one in served],
-            "busy": (_cpu_s() - used_s) / max(measure.clock_s() - began, 1e-9)}
+            "busy": (_cpu_s() - used_s) / max(clock_s() - began, 1e-9)}
 
 
 def _cpu_s() -> float:
@@ -148,7 +149,7 @@ async def _stream(client: httpx.AsyncClient, url: str, protocol: str, body: dict
                 count = event["usage"]["completion_tokens"]
                 if not event["choices"]:
                     continue
-            last = measure.clock_s()
+            last = clock_s()
             first = first or last
     if not done or (tokens and count != tokens):
         raise RuntimeError(f"{count} of {tokens} tokens, {'done' if done else 'broken off'}")
@@ -162,7 +163,7 @@ def pixels_of(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 async def _embed(client: httpx.AsyncClient, url: str, seed: int) -> float:
     infer_answer(await client.post(f"{url}/v2/models/encoder/infer", **infer_request(pixels_of(seed))))
-    return measure.clock_s()
+    return clock_s()
 
 
 class _Grpc:
@@ -179,7 +180,7 @@ class _Grpc:
         given = self.input("IMAGE", list(pixels.shape), "UINT8")
         given.set_data_from_numpy(pixels)
         (await self.client.infer("encoder", [given])).as_numpy("EMBEDDING")
-        return measure.clock_s()
+        return clock_s()
 
 
 def bodies_of(requests: Sequence[Ask]) -> list[tuple[dict[str, Any], int]]:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.generation import ContinuousBatchingConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.utils.logging import disable_progress_bar
 
 from workloads import corpus
 from workloads.week10_serving.traffic import Ask
+
+disable_progress_bar()  # bars would fill the log of a run
 
 Tokens = tuple[int, ...]
 
@@ -32,12 +35,14 @@ def save_random(folder: Path, config: LlamaConfig) -> Path:
     """A checkpoint of random weights in float32, with the tokenizer of `corpus` and a plain chat template."""
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer(), eos_token="<|end|>", chat_template=TEMPLATE).save_pretrained(folder)
+    tokenizer = corpus.tokenizer()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=tokenizer.id_to_token(0), chat_template=TEMPLATE).save_pretrained(folder)
     return folder
 
 
 def load(folder: Path, device: str, dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    return model.to(device).eval()
 
 
 def random_model(config: LlamaConfig, device: str, dtype: torch.dtype) -> Any:
@@ -114,6 +119,15 @@ def agreeing(reference: Any, requests: Sequence[Ask], answers: Sequence[Tokens],
         right += int((logits.amax(1) - written <= tolerance).sum())
         total += len(tokens)
     return right, total
+
+
+def weight_bytes(model: Any) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def cache_bytes_a_token(config: Any, element_size: int) -> int:
+    """Keys and values of every layer."""
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * element_size)
 
 
 def identical(one: Sequence[Tokens], other: Sequence[Tokens]) -> tuple[int, int]:

@@ -35,9 +35,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from workloads.week10_serving.infer import SIDE, infer_answer, infer_request
+
 LOG = logging.getLogger("gateway")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-SIDE = 224
 ROLES = ("system", "user", "assistant")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -234,7 +235,8 @@ class Gateway:
 
         messages, most, stream = asked.get("messages"), asked.get("max_tokens", 256), asked.get("stream", False)
         temperature = asked.get("temperature", 0.0)
-        must(isinstance(messages, list) and 1 <= len(messages) <= self.limits.most_messages, f"messages: 1 to {self.limits.most_messages}")
+        if not isinstance(messages, list) or not 1 <= len(messages) <= self.limits.most_messages:
+            raise Refused(400, "malformed", f"messages: 1 to {self.limits.most_messages}")
         for message in messages:
             must(isinstance(message, dict) and message.get("role") in ROLES and isinstance(message.get("content"), str),
                  f"a message has a role ({', '.join(ROLES)}) and a text as its content")
@@ -245,17 +247,22 @@ class Gateway:
                 "temperature": temperature}
         return body | ({"stream_options": {"include_usage": True}} if stream else {})
 
-    async def relayed(self, answer: httpx.Response, first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    async def relayed(self, answer: httpx.Response, first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+        """The engine's events, and one of our own where they end before `[DONE]`."""
+        async def lines() -> AsyncIterator[str]:
+            yield first
+            async for line in rest:
+                yield line
+
         done = False
         try:
-            line = first
-            while line is not None:
-                if line.startswith("data: "):
-                    done = line == "data: [DONE]"
-                    if '"usage"' in line and not done:
-                        self.meters.tokens.inc((json.loads(line[6:]).get("usage") or {}).get("completion_tokens", 0))
-                    yield f"{line}\n\n"
-                line = await anext(events, None)  # type: ignore[assignment]  # typeshed: anext's default has the iterator's type
+            async for line in lines():
+                if not line.startswith("data: "):
+                    continue
+                done = line == "data: [DONE]"
+                if '"usage"' in line:
+                    self.meters.tokens.inc((json.loads(line.removeprefix("data: ")).get("usage") or {}).get("completion_tokens", 0))
+                yield f"{line}\n\n"
         except (httpx.TransportError, ValueError):
             done = False
         finally:
@@ -328,20 +335,3 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.gateway.answer(self.route, scope, receive, send)
-
-
-def infer_request(pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
-    """(N, 224, 224, 3) uint8 as httpx's content and headers: KServe's v2 protocol with its binary tensor extension."""
-    raw = pixels.tobytes()
-    head = json.dumps({
-        "inputs": [{"name": "IMAGE", "shape": list(pixels.shape), "datatype": "UINT8", "parameters": {"binary_data_size": len(raw)}}],
-        "outputs": [{"name": "EMBEDDING", "parameters": {"binary_data": True}}]}).encode()
-    return {"content": head + raw, "headers": {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}}
-
-
-def infer_answer(answer: httpx.Response) -> npt.NDArray[np.float32]:
-    """The embeddings (N, width). Raises httpx.HTTPStatusError where Triton said no, ValueError where it is no such answer."""
-    answer.raise_for_status()
-    size = int(answer.headers["Inference-Header-Content-Length"])
-    shape = json.loads(answer.content[:size])["outputs"][0]["shape"]
-    return np.frombuffer(answer.content[size:], dtype=np.float32).reshape(shape)

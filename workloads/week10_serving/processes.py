@@ -8,12 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+
+import httpx
 
 STOP_S = 40.0
 
@@ -56,19 +55,22 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(name: str, command: list[str], url: str, health: str, log: Path, *, ready_s: float) -> Iterator[Service]:
-    """`command` as a process; it is stopped at the end, whatever happens. See `wait` for when it is ready."""
+def starting(name: str, command: list[str], url: str, log: Path) -> Iterator[Service]:
+    """`command` as a process that may not be ready yet; it is stopped at the end, whatever happens."""
     with log.open("wb") as out:
-        service = started(name, command, url, log, out)
+        service = Service(name, url, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT), log)
         try:
-            wait(service, health, ready_s)
             yield service
         finally:
             service.stop()
 
 
-def started(name: str, command: list[str], url: str, log: Path, out: IO[bytes] | None) -> Service:
-    return Service(name, url, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT), log)
+@contextlib.contextmanager
+def running(name: str, command: list[str], url: str, health: str, log: Path, *, ready_s: float) -> Iterator[Service]:
+    """As `starting`, once `wait` found it ready."""
+    with starting(name, command, url, log) as service:
+        wait(service, health, ready_s)
+        yield service
 
 
 def wait(service: Service, health: str, ready_s: float) -> None:
@@ -77,8 +79,8 @@ def wait(service: Service, health: str, ready_s: float) -> None:
     while time.monotonic() < until:
         if (code := service.process.poll()) is not None:
             raise NotStarted(f"{service.name} ended with {code}: {service.tail()}")
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(service.url + health, timeout=2) as answer:  # noqa: S310  our own URL
-            if answer.status == 200:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(service.url + health, timeout=2.0, trust_env=False).status_code == 200:
                 return
         time.sleep(0.1)
     raise NotStarted(f"{service.name} was not ready within {ready_s:.0f} s: {service.tail()}")
