@@ -195,6 +195,9 @@ def story_of(engine: str) -> Story:
     story.engines = [EngineRow(name, "batches", 100, story.blocks[name], (99, 100)) for name in (STATIC, engine)]
     story.loads = [LoadRow(engine, "open", 0.75, 10.0, load_of(100))]
     story.joules = {STATIC: 9.0, engine: 1.0}
+    story.images, story.embedding_error = [LoadRow("Triton, http", "open", 0.75, 100.0, load_of(100))], 0.01
+    story.shaped = {STATIC: (9.0,) * 6, VLLM: (3.0,) * 6}
+    story.shaped_tokens, story.shaped_batch = 12_000, 128
     return story
 
 
@@ -202,6 +205,7 @@ def test_vllm_is_judged_and_another_engine_is_never_scored_under_its_name() -> N
     week = discover()["week10"]
     mine = observed(story_of(VLLM))
     check_kept(week, mine)
+    assert mine.not_measured == () and {table.name for table in mine.tables} == {"engines", "latency", "images", "shaped"}
     ratio, first = mine.metric("throughput_ratio"), mine.metric("ttft_p95")
     assert ratio and first and (ratio.estimate.value, first.estimate.value) == (6.0, pytest.approx(50.0))
     other = story_of(CONTINUOUS)

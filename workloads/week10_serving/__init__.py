@@ -29,7 +29,7 @@ TTFT = Target("ttft_p95", "time to first token, p95, Poisson arrivals at 75% of 
 TPOT = Target("tpot_p95", "time per output token, p95, Poisson arrivals at 75% of capacity", "<=", 10.0, "ms")
 IMAGE = Target("image_p95", "image to embedding through Triton, p95, Poisson arrivals at 75% of capacity", "<=", 50.0, "ms",
                proof="embedding_error")
-EMBEDDING = Target("embedding_error", "relative error of Triton's embeddings to float32, worst image", "<=", 0.05, "")
+EMBEDDING = Target("embedding_error", "relative error of embeddings through Triton to float32, worst image", "<=", 0.05, "")
 
 WORKLOAD = Workload(
     plan=PLAN, name="serving", targets=(THROUGHPUT, SHAPED, PARITY, TTFT, TPOT, IMAGE, EMBEDDING), headline=THROUGHPUT,

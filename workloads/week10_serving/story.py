@@ -53,6 +53,10 @@ class LoadRow:
     load: Load
 
     @property
+    def label(self) -> str:
+        return self.engine if self.arrivals == "open" else f"{self.engine}, all at once"
+
+    @property
     def tokens_a_second(self) -> float:
         return sum(one.tokens for one in self.load.answered) / self.load.wall_s
 
@@ -185,12 +189,12 @@ def _latency(story: Story) -> Table | None:
         Column("first token p50", "ms"), Column("first token p95", "ms"), Column("first token p99", "ms"),
         Column("each token p50", "ms"), Column("each token p95", "ms"), Column("whole p95", "ms"), Column("errors", "count"),
         Column("good requests a second"), Column("p95 goal"), Column("busiest client", "%")),
-        tuple(_load_cells(row) for row in story.loads), Chart("lines", "output", "first token p95", by="engine"))
+        tuple(_load_cells(row) for row in story.loads), Chart("lines", "requests a second", "first token p95", by="engine"))
 
 
 def _load_cells(row: LoadRow) -> tuple[Cell, ...]:
     verdict = judge(GOAL, row.load.served)
-    return (row.engine, row.arrivals, 100 * row.share, row.rate, row.tokens_a_second,
+    return (row.label, row.arrivals, 100 * row.share, row.rate, row.tokens_a_second,
             *(_at(row.load.answered, "ttft_ms", p) for p in (50, 95, 99)), *(_at(row.load.answered, "tpot_ms", p) for p in (50, 95)),
             _at(row.load.answered, "e2e_ms", 95), row.load.errors, verdict.goodput,
             f"{verdict.misses} of {verdict.trials} missed it: {'kept' if verdict.claimed else 'not shown'}", 100 * row.load.client_busy)
@@ -206,12 +210,12 @@ def _images(story: Story) -> Table | None:
     rows = []
     for row in story.images:
         verdict = judge(IMAGE_GOAL, row.load.served)
-        rows.append((row.engine, row.arrivals, 100 * row.share, row.rate, *(_at(row.load.answered, "e2e_ms", p) for p in (50, 95, 99)),
+        rows.append((row.label, row.arrivals, 100 * row.share, row.rate, *(_at(row.load.answered, "e2e_ms", p) for p in (50, 95, 99)),
                      row.load.errors, verdict.goodput, 100 * row.load.client_busy))
     return Table("images", "Images through Triton, ViT-B/16 in bf16, one image a request", (
         Column("protocol"), Column("arrivals"), Column("share of capacity", "%"), Column("rate", "img/s"), Column("p50", "ms"),
         Column("p95", "ms"), Column("p99", "ms"), Column("errors", "count"), Column("good images a second"), Column("busiest client", "%")),
-        tuple(rows), Chart("lines", "rate", "p95", by="protocol"))
+        tuple(rows), Chart("lines", "share of capacity", "p95", by="protocol"))
 
 
 def _shaped(story: Story) -> Table | None:
