@@ -66,10 +66,12 @@ def generated(model: Any, batch: Sequence[Ask], cache: Literal["dynamic", "stati
     rows = [torch.tensor(ask.prompt[::-1]) for ask in batch]
     prompts = pad_sequence(rows, batch_first=True, padding_value=PAD).flip(1).to(model.device)
     mask = torch.tensor([[0] * (width - len(ask.prompt)) + [1] * len(ask.prompt) for ask in batch], device=model.device)
-    config = GenerationConfig(max_new_tokens=longest, do_sample=False, pad_token_id=PAD, eos_token_id=None,
-                              cache_implementation="static" if cache == "static" else None)
+    config = greedy(longest)
+    if cache == "static":
+        config.cache_implementation = "static"
     with torch.no_grad():
         out = model.generate(prompts, attention_mask=mask, generation_config=config)[:, width:].tolist()
+    assert len(out[0]) == longest, "the end-of-text token must end nothing"
     return [tuple(row[:ask.new_tokens]) for row, ask in zip(out, batch, strict=True)]
 
 
@@ -84,6 +86,7 @@ def batching_config(device: str) -> ContinuousBatchingConfig:
 
 
 def greedy(most_tokens: int) -> GenerationConfig:
+    """`most_tokens`, each the best; an end of text is named, for one that is None would be filled in from the checkpoint."""
     return GenerationConfig(max_new_tokens=most_tokens, do_sample=False, pad_token_id=PAD, eos_token_id=NO_END)
 
 

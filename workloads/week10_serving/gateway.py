@@ -260,7 +260,7 @@ class Gateway:
                 if not line.startswith("data: "):
                     continue
                 done = line == "data: [DONE]"
-                if '"usage"' in line:
+                if '"completion_tokens"' in line:
                     self.meters.tokens.inc((json.loads(line.removeprefix("data: ")).get("usage") or {}).get("completion_tokens", 0))
                 yield f"{line}\n\n"
         except (httpx.TransportError, ValueError):

@@ -44,6 +44,10 @@ SHAPED_BY_S = 330.0  # later than this, random weights of 8B's shape find no tim
 WORDS = "the quick brown fox jumps over the lazy dog and then it "
 
 
+class EngineFailed(RuntimeError):
+    """The engine answered wrongly, or not; the text is one line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How much of everything: the full run on a GPU, or the smoke test on a CPU."""
@@ -144,23 +148,35 @@ def _text(ctx: Context, sizes: Sizes, folder: Path, at: Path, story: Story, late
             statistics.fmean(len(ask.prompt) + ask.new_tokens / 2 for ask in requests))
         batch = _best_batch(ctx, (ctx.batch,) if ctx.batch else sizes.batches, model, requests)
         static = partial(engines.in_batches, model, requests, batch)
-        answers = {STATIC: static()}
+        right = static()
         if ready:
-            continuous = partial(_answers, engine.url, requests)
-            answers[story.engine] = continuous()
-            _hold_to_reference(ctx, sizes, folder, requests, answers, story)
-            story.blocks = _take_turns({STATIC: static, story.engine: continuous, f"{story.engine} again": continuous}, sizes.rounds)
-            for name, policy in ((STATIC, f"static batch of {batch}"), (story.engine, "continuous, over HTTP")):
-                story.engines.append(EngineRow(name, policy, tokens_of(requests), story.blocks[name],
-                                               engines.identical(answers[STATIC], answers[name])))
-                ctx.progress(story.engines[-1].line())
-            for name, call in ((STATIC, static), (story.engine, continuous)):
-                if not late() and (joules := measure.energy_j(call, seconds=2.0)) is not None:
-                    story.joules[name] = 1000 * joules / tokens_of(requests)
-            _load(ctx, sizes, engine, at, model.config.vocab_size, story, late)
-    _other_rows(ctx, sizes, model, requests, batch, answers[STATIC], story, late)
+            try:
+                _beside_engine(ctx, sizes, folder, at, engine, static, batch, requests, model.config.vocab_size, story, late)
+            except (EngineFailed, httpx.HTTPError) as error:
+                if ctx.smoke:
+                    raise
+                story.miss(f"{story.engine} failed: {error}", *OF_VLLM)
+                ctx.progress(f"{story.engine} failed: {error}")
+    _other_rows(ctx, sizes, model, requests, batch, right, story, late)
     del model, static
     _free(ctx)
+
+
+def _beside_engine(ctx: Context, sizes: Sizes, folder: Path, at: Path, engine: Service, static: Callable[[], list[Tokens]], batch: int,
+                   requests: Sequence[Ask], vocabulary: int, story: Story, late: Callable[[], bool]) -> None:
+    """Static batch and engine: correctness, turns, energy; then the engine under load."""
+    continuous = partial(_answers, engine.url, requests)
+    answers = {STATIC: static(), story.engine: continuous()}
+    _hold_to_reference(ctx, sizes, folder, requests, answers, story)
+    story.blocks = _take_turns({STATIC: static, story.engine: continuous, f"{story.engine} again": continuous}, sizes.rounds)
+    for name, policy in ((STATIC, f"static batch of {batch}"), (story.engine, "continuous, over HTTP")):
+        same = engines.identical(answers[STATIC], answers[name])
+        story.engines.append(EngineRow(name, policy, tokens_of(requests), story.blocks[name], same))
+        ctx.progress(story.engines[-1].line())
+    for name, call in ((STATIC, static), (story.engine, continuous)):
+        if not late() and (joules := measure.energy_j(call, seconds=2.0)) is not None:
+            story.joules[name] = 1000 * joules / tokens_of(requests)
+    _load(ctx, sizes, engine, at, vocabulary, story, late)
 
 
 def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: Sequence[Ask]) -> int:
@@ -183,19 +199,22 @@ def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: S
 
 
 def _answers(url: str, requests: Sequence[Ask]) -> list[Tokens]:
-    """All requests at once over HTTP, each answered in one piece. Raises RuntimeError unless every answer is whole."""
+    """All requests at once over HTTP, each answered in one piece. Raises EngineFailed unless every answer is whole."""
     async def all_of_them() -> list[Tokens]:
         async with httpx.AsyncClient(timeout=client.REQUEST_S, limits=httpx.Limits(max_connections=None), trust_env=False) as http:
             async def one(ask: Ask) -> Tokens:
                 answer = await http.post(f"{url}/v1/completions", json=ask.body(stream=False))
                 answer.raise_for_status()
-                return tuple(answer.json()["choices"][0]["token_ids"])
+                try:
+                    return tuple(answer.json()["choices"][0]["token_ids"])
+                except (ValueError, LookupError, TypeError):
+                    raise EngineFailed("an answer without the ids of its tokens") from None
             return list(await asyncio.gather(*map(one, requests)))
 
     found = asyncio.run(all_of_them())
     short = sum(len(tokens) != ask.new_tokens for tokens, ask in zip(found, requests, strict=True))
     if short:
-        raise RuntimeError(f"{short} of {len(requests)} answers have not the tokens that were asked for")
+        raise EngineFailed(f"{short} of {len(requests)} answers have not the tokens that were asked for")
     return found
 
 
@@ -254,7 +273,7 @@ def _load(ctx: Context, sizes: Sizes, engine: Service, at: Path, vocabulary: int
     requests = asks(sizes.requests, sizes.lengths, vocabulary, ctx.seed + 1)
     full = drive(engine.url, "completions", bodies_of(requests), [0.0] * len(requests), sizes.clients)
     if full.errors:
-        raise RuntimeError(f"{full.errors} of {len(requests)} requests failed: {next(one.error for one in full.served if one.error)}")
+        raise EngineFailed(f"{full.errors} of {len(requests)} requests failed: {next(one.error for one in full.served if one.error)}")
     capacity = len(requests) / full.wall_s
     story.loads.append(LoadRow(story.engine, "closed", 1.0, capacity, full))
     for place, share in enumerate(sizes.shares):
@@ -280,7 +299,7 @@ def _load(ctx: Context, sizes: Sizes, engine: Service, at: Path, vocabulary: int
         story.loads.append(LoadRow(f"{story.engine} behind the gateway", "open", sizes.gateway_share, rate, load))
         ctx.progress(story.loads[-1].line())
         if load.errors and ctx.smoke:
-            raise RuntimeError(f"{load.errors} of {len(chats)} requests failed: {next(one.error for one in load.served if one.error)}")
+            raise EngineFailed(f"{load.errors} of {len(chats)} requests failed: {next(one.error for one in load.served if one.error)}")
 
 
 # ---------------------------------------------------------------------------------------------------- images
@@ -348,11 +367,11 @@ def _shaped(ctx: Context, sizes: Sizes, at: Path, story: Story, late: Callable[[
             story.shaped_tokens = tokens_of(requests)
             story.shaped_batch = len(requests)
             del model, static
-    except (NotInstalled, NotStarted) as error:
-        story.miss(str(error), "shaped_ratio")
-        ctx.progress(str(error))
     except torch.OutOfMemoryError:
         story.miss("out of memory", "shaped_ratio")
+    except (NotInstalled, NotStarted, EngineFailed, httpx.HTTPError) as error:
+        story.miss(str(error), "shaped_ratio")
+        ctx.progress(str(error))
     _free(ctx)
 
 

@@ -11,7 +11,7 @@ from workloads import measure
 from workloads.spec import Cell, Chart, Column, Estimate, Metric, Observed, Table, percentile, plain_text
 from workloads.week10_serving import EMBEDDING, IMAGE, PARITY, SHAPED, THROUGHPUT, TPOT, TTFT, WORKLOAD
 from workloads.week10_serving.client import Load
-from workloads.week10_serving.goals import Goal, Served, judge
+from workloads.week10_serving.goals import Goal, judge
 
 STATIC = "generate, best static batch"
 CONTINUOUS = "transformers continuous batching"
@@ -51,10 +51,6 @@ class LoadRow:
     share: float
     rate: float
     load: Load
-
-    @property
-    def label(self) -> str:
-        return self.engine if self.arrivals == "open" else f"{self.engine}, all at once"
 
     @property
     def tokens_a_second(self) -> float:
@@ -194,14 +190,16 @@ def _latency(story: Story) -> Table | None:
 
 def _load_cells(row: LoadRow) -> tuple[Cell, ...]:
     verdict = judge(GOAL, row.load.served)
-    return (row.label, row.arrivals, 100 * row.share, row.rate, row.tokens_a_second,
-            *(_at(row.load.answered, "ttft_ms", p) for p in (50, 95, 99)), *(_at(row.load.answered, "tpot_ms", p) for p in (50, 95)),
-            _at(row.load.answered, "e2e_ms", 95), row.load.errors, verdict.goodput,
+    return (row.engine, row.arrivals, 100 * row.share, row.rate, row.tokens_a_second,
+            *(_at(row, "ttft_ms", p) for p in (50, 95, 99)), *(_at(row, "tpot_ms", p) for p in (50, 95)), _at(row, "e2e_ms", 95),
+            row.load.errors, verdict.goodput,
             f"{verdict.misses} of {verdict.trials} missed it: {'kept' if verdict.claimed else 'not shown'}", 100 * row.load.client_busy)
 
 
-def _at(served: Sequence[Served], of: Literal["ttft_ms", "tpot_ms", "e2e_ms"], percent: int) -> float | None:
-    return percentile([getattr(one, of) for one in served], percent) if served else None
+def _at(row: LoadRow, of: Literal["ttft_ms", "tpot_ms", "e2e_ms"], percent: int) -> float | None:
+    """A gap where all requests came at once: how long a burst queues is no latency under a load."""
+    samples = [getattr(one, of) for one in row.load.answered]
+    return percentile(samples, percent) if samples and row.arrivals == "open" else None
 
 
 def _images(story: Story) -> Table | None:
@@ -210,7 +208,7 @@ def _images(story: Story) -> Table | None:
     rows = []
     for row in story.images:
         verdict = judge(IMAGE_GOAL, row.load.served)
-        rows.append((row.label, row.arrivals, 100 * row.share, row.rate, *(_at(row.load.answered, "e2e_ms", p) for p in (50, 95, 99)),
+        rows.append((row.engine, row.arrivals, 100 * row.share, row.rate, *(_at(row, "e2e_ms", p) for p in (50, 95, 99)),
                      row.load.errors, verdict.goodput, 100 * row.load.client_busy))
     return Table("images", "Images through Triton, ViT-B/16 in bf16, one image a request", (
         Column("protocol"), Column("arrivals"), Column("share of capacity", "%"), Column("rate", "img/s"), Column("p50", "ms"),
