@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import os
@@ -32,7 +33,7 @@ from PIL import Image
 from workloads import checkpoint, measure
 from workloads.checkpoint import NoCheckpoint
 from workloads.spec import Context, Metric, check_kept, discover
-from workloads.week10_serving import encoder, engines, infer, processes, run
+from workloads.week10_serving import REQUESTS, encoder, engines, infer, processes, run
 from workloads.week10_serving.__main__ import gateway as gateway_command
 from workloads.week10_serving.client import Load, bodies_of, drive, pixels_of
 from workloads.week10_serving.gateway import Gateway, Limits
@@ -216,6 +217,14 @@ def test_vllm_is_judged_and_another_engine_is_never_scored_under_its_name() -> N
     assert {"throughput_ratio", "parity", "ttft_p95", "tpot_p95"} <= set(dict(told.not_measured))
     assert "not installed" in dict(told.not_measured)["throughput_ratio"]
     assert [row[0] for row in told.tables[0].rows] == [STATIC, CONTINUOUS, VLLM]
+
+
+def test_every_request_is_kept(tmp_path: Path) -> None:
+    run._write_requests(tmp_path / REQUESTS, story_of(VLLM))
+    text, images = json.loads(gzip.decompress((tmp_path / REQUESTS).read_bytes()))
+    assert (text["engine"], images["engine"], len(text["requests"])) == (VLLM, "Triton, http", 100)
+    assert dict(zip(text["columns"], text["requests"][2], strict=True)) == {
+        "due": 2.0, "sent": 2.001, "first": 2.05, "last": 2.15, "tokens": 11, "error": ""}
 
 
 def test_lost_requests_make_a_tail_longer_and_not_shorter() -> None:

@@ -20,7 +20,7 @@ from workloads.plan import planned
 from workloads.spec import Deliverable, Target, Workload
 
 PLAN = planned(10)
-REQUESTS = "requests.jsonl.gz"
+REQUESTS = "requests.json.gz"
 
 THROUGHPUT = Target("throughput_ratio", "output tok/s of vLLM over the best static batch of generate", ">=", 2.0, "x", proof="parity")
 SHAPED = Target("shaped_ratio", "the same on random weights of the shape of Llama-8B", ">=", 2.0, "x")

@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -379,11 +379,16 @@ def _shaped(ctx: Context, sizes: Sizes, at: Path, story: Story, late: Callable[[
 
 
 def _write_requests(path: Path, story: Story) -> None:
-    """Every request of every load, one a line: what the percentiles were made of."""
-    with gzip.open(path, "wt", encoding="utf-8") as out:
-        for row in (*story.loads, *story.images):
-            for one in row.load.served:
-                out.write(json.dumps({"engine": row.engine, "arrivals": row.arrivals, "share": row.share, **asdict(one)}) + "\n")
+    """Every request of every load, what the percentiles were made of; times in seconds from the first one's."""
+    loads = []
+    for row in (*story.loads, *story.images):
+        start = row.load.served[0].due
+        loads.append({
+            "engine": row.engine, "arrivals": row.arrivals, "share": row.share,
+            "columns": ["due", "sent", "first", "last", "tokens", "error"],
+            "requests": [[*(round(moment - start, 6) for moment in (one.due, one.sent, one.first, one.last)), one.tokens, one.error]
+                         for one in row.load.served]})
+    path.write_bytes(gzip.compress(json.dumps(loads).encode(), mtime=0))
 
 
 def _free(ctx: Context) -> None:
