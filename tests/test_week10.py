@@ -123,14 +123,22 @@ def by_hand(model: Any, ask: Ask) -> tuple[int, ...]:
     return tuple(text[len(ask.prompt):])
 
 
-def test_every_form_writes_the_same_tokens_and_padding_is_none_of_them(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_form_writes_the_same_tokens_and_padding_is_none_of_them(model: Any) -> None:
     requests = asks(6, LENGTHS, engines.TINY.vocab_size, seed=0)
     right = [by_hand(model, ask) for ask in requests]
-    monkeypatch.setattr(model.generation_config, "eos_token_id", right[0][0])  # a text that would end at its first token goes on
     assert tokens_of(requests) == sum(map(len, right))
     for found in (engines.in_batches(model, requests, 1), engines.in_batches(model, requests, 4),
                   engines.in_batches(model, requests, 4, "static"), engines.continuous(model, requests)):
         assert found == right
+
+
+def test_an_end_of_text_in_the_checkpoint_ends_nothing(model: Any, tiny: Path, tmp_path: Path) -> None:
+    ask = Ask((1, 2, 3), 6)
+    right = by_hand(model, ask)
+    shutil.copytree(tiny, tmp_path / "ends")
+    path = tmp_path / "ends" / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": right[0]}))
+    assert engines.generated(engines.load(tmp_path / "ends", "cpu", torch.float32), [ask]) == [right]
 
 
 def test_agreement_counts_ties_and_no_more(model: Any) -> None:

@@ -41,7 +41,9 @@ def save_random(folder: Path, config: LlamaConfig) -> Path:
 
 
 def load(folder: Path, device: str, dtype: torch.dtype) -> Any:
+    """A checkpoint whose end-of-text token is forgotten: `generate` would fill it in wherever a request names none."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    model.generation_config.eos_token_id = None
     return model.to(device).eval()
 
 
@@ -51,9 +53,11 @@ def random_model(config: LlamaConfig, device: str, dtype: torch.dtype) -> Any:
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            return LlamaForCausalLM(config).eval()
+            model = LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(before)
+    model.generation_config.eos_token_id = None  # as in `load`
+    return model
 
 
 def generated(model: Any, batch: Sequence[Ask], cache: Literal["dynamic", "static"] = "dynamic") -> list[Tokens]:
@@ -66,9 +70,8 @@ def generated(model: Any, batch: Sequence[Ask], cache: Literal["dynamic", "stati
     rows = [torch.tensor(ask.prompt[::-1]) for ask in batch]
     prompts = pad_sequence(rows, batch_first=True, padding_value=PAD).flip(1).to(model.device)
     mask = torch.tensor([[0] * (width - len(ask.prompt)) + [1] * len(ask.prompt) for ask in batch], device=model.device)
-    config = greedy(longest)
-    if cache == "static":
-        config.cache_implementation = "static"
+    config = GenerationConfig(max_new_tokens=longest, do_sample=False, pad_token_id=PAD,
+                              cache_implementation="static" if cache == "static" else None)
     with torch.no_grad():
         out = model.generate(prompts, attention_mask=mask, generation_config=config)[:, width:].tolist()
     assert len(out[0]) == longest, "the end-of-text token must end nothing"
@@ -81,12 +84,14 @@ def in_batches(model: Any, requests: Sequence[Ask], size: int, cache: Literal["d
 
 
 def batching_config(device: str) -> ContinuousBatchingConfig:
-    """Pages and batch sized by the free memory on a GPU; on a CPU small ones."""
-    return ContinuousBatchingConfig() if device == "cuda" else ContinuousBatchingConfig(page_size=32, num_blocks=64, max_batch_tokens=256)
+    """Pages and batch sized by the free memory on a GPU, less than half of it, for a static batch lives beside; on a CPU small ones."""
+    if device == "cuda":
+        return ContinuousBatchingConfig(max_memory_percent=0.4)
+    return ContinuousBatchingConfig(page_size=32, num_blocks=64, max_batch_tokens=256)
 
 
 def greedy(most_tokens: int) -> GenerationConfig:
-    """`most_tokens`, each the best; an end of text is named, for one that is None would be filled in from the checkpoint."""
+    """For continuous batching: `most_tokens`, each the best."""
     return GenerationConfig(max_new_tokens=most_tokens, do_sample=False, pad_token_id=PAD, eos_token_id=NO_END)
 
 
@@ -129,8 +134,11 @@ def weight_bytes(model: Any) -> int:
 
 
 def cache_bytes_a_token(config: Any, element_size: int) -> int:
-    """Keys and values of every layer."""
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * element_size)
+    """Keys and values of every layer; a checkpoint without grouped queries, or without a width of its heads, need not name them."""
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(2 * config.num_hidden_layers * kept * width * element_size)
 
 
 def identical(one: Sequence[Tokens], other: Sequence[Tokens]) -> tuple[int, int]:
