@@ -15,15 +15,17 @@ setup: system .venv/installed ## everything that demo and test need (both call i
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@echo "Installing into .venv: a few minutes the first time, for PyTorch"
 	$(PYTHON) -m venv .venv
-	$(INSTALL) --constraint constraints.txt --editable '.[gpu,week01,week02,week03,week13,week14,demo,test]'
+	$(INSTALL) --constraint constraints.txt --editable '.[weeks,demo,test]'
+	$(INSTALL) --no-deps --target .venv/tritonserver --upgrade nvidia-pytriton==0.7.0
 	@touch $@
 
-# Chromium shows the pages in tests; systemd judges the runner's units. Without root or apt they stay missing, and the tests that
-# need them say so.
+# Chromium shows the pages in tests; systemd judges the runner's units; Prometheus judges week 10's rules and scrapes its gateway.
+# Without root or apt they stay missing, and the tests that need them say so.
 system:
 	@missing=; \
 	  command -v chromium chromium-browser google-chrome >/dev/null || missing=chromium; \
 	  command -v systemd-analyze >/dev/null || missing="$$missing systemd"; \
+	  command -v promtool >/dev/null || missing="$$missing prometheus"; \
 	  [ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || \
 	  echo "Some tests will be skipped. To bring what they need: sudo apt-get install -y $$missing"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from workloads.spec import Estimate, Machine, Metric, plain_text
 
 # Libraries whose version can move a number, by the name pip knows.
-PACKAGES = ("torch", "triton", "torchvision", "timm", "transformers", "tokenizers", "liger-kernel", "numpy",
+PACKAGES = ("torch", "triton", "torchvision", "timm", "transformers", "tokenizers", "liger-kernel", "vllm", "numpy",
             "pillow", "webdataset", "datasketch",
             "nvidia-nvimgcodec-cu13", "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-runtime", "nvidia-ml-py")
 

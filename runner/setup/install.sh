@@ -302,7 +302,7 @@ if [[ $(cat "$OPT/venv/.installed" 2>/dev/null) != "$wanted" ]]; then
   act mkdir "$OPT/checkout"
   act copy_checkout "$checkout" "$OPT/checkout"
   act "$OPT/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --constraint "$OPT/checkout/constraints.txt" \
-    "$OPT/checkout[gpu,week01,week02,week03,week13,week14]"
+    "$OPT/checkout[weeks]"
   act rm -rf "$OPT/checkout"
   put 644 "$OPT/venv/.installed" <<<"$wanted"
 fi
