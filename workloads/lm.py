@@ -21,7 +21,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -171,8 +171,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, at: Places) -> Tensor:
         return score - slopes[head] * (query - key)
 
     # In a compiled network it is part of the graph; and only outside one may a compiler be asked for.
-    flex: Callable[..., Tensor] = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-    return flex(q, k, v, score_mod=penalty, block_mask=at.mask)
+    flex: Any = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+    out: Tensor = flex(q, k, v, score_mod=penalty, block_mask=at.mask)
+    return out
 
 
 def alibi_bias(slopes: Tensor, length: int) -> Tensor:

@@ -260,5 +260,6 @@ def _pace_cells(seen: Seen) -> list[tuple[Cell, ...]]:
 def sweep_json(seen: Seen) -> str:
     """Every run, one object each."""
     return json.dumps([{"feed_forward": r.arm.feed_forward, "norm": r.arm.norm, "learning_rate": r.rate, "seed": r.seed,
-                        "held_out_nats": round(r.loss, 6), "diverged": r.diverged, "spikes": r.spikes, "watched": r.watched, "steps": r.steps}
+                        "held_out_nats": round(r.loss, 6), "diverged": r.diverged, "spikes": r.spikes, "watched": r.watched,
+                        "steps": r.steps}
                        for r in seen.runs], indent=1, allow_nan=False) + "\n"

@@ -73,7 +73,8 @@ class Sizes:
 FULL_SIZES = Sizes(
     Config(width=384, layers=4, trained_length=512), Config(), Config(width=1024, layers=8, heads=8), batch=64, large_batch=32,
     prefill_batch=8, grid=GRID, seeds=3, pair_seeds=5, end_s=500.0, sweep_s=300.0, most_steps=3000, least_steps=100, held_out=256,
-    most_bytes=12_000_000, norm_shape=(65_536, 1024), blocks=30, block_ms=20.0, warmup_s=1.0, pace_steps=30, peer_steps=(10, 40), peer_repeats=2)
+    most_bytes=12_000_000, norm_shape=(65_536, 1024), blocks=30, block_ms=20.0, warmup_s=1.0, pace_steps=30, peer_steps=(10, 40),
+    peer_repeats=2)
 SMOKE_SIZES = Sizes(
     Config(width=32, layers=1, heads=2, trained_length=32), Config(width=32, layers=1, heads=2, trained_length=64), None, batch=2,
     large_batch=2, prefill_batch=1, grid=(1e-2, 3.0), seeds=2, pair_seeds=3, end_s=600.0, sweep_s=4.0, most_steps=5, least_steps=5,
