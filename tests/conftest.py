@@ -22,6 +22,9 @@ from localhub.state import BOT, Comment, Hub, Issue, Role, User
 
 TOKEN = "ghs_workflow"
 
+# Before any test imports torch, and for the processes that tests start: on tiny tensors its threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How fast a machine is says nothing of whether the code is right.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")

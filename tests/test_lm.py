@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
@@ -115,12 +120,42 @@ def test_alibi_by_flex_attention_is_alibi_by_a_bias() -> None:
     slopes = lm.alibi_slopes(6)
     plain = lm.attend(q, k, v, lm.Places(slopes=slopes))
     mask = lm.create_block_mask(lm._causal, None, None, 40, 40, device="cpu")
-    lm_flex, lm._compiled_flex = lm._compiled_flex, flex_attention
+    lm_flex, lm._compiled_flex = lm._compiled_flex, lambda: flex_attention
     try:
         flexed = lm.attend(q, k, v, lm.Places(slopes=slopes, mask=mask))
     finally:
         lm._compiled_flex = lm_flex
     torch.testing.assert_close(flexed, plain, atol=2e-6, rtol=1e-5)
+
+
+def test_attention_is_tried_on_the_layout_that_it_will_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SMALL, heads=2)
+    met: list[tuple[int, ...]] = []
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, at: lm.Places) -> Tensor:
+        met.extend(t.stride() for t in (q, k, v))
+        out = plain(q, k, v, at)
+        out.register_hook(lambda gradient: met.append(gradient.stride()))
+        return out
+
+    plain = lm.attend
+    monkeypatch.setattr(lm, "attend", watched)
+    lm.Block(config)(torch.randn(3, 16, config.width), lm.places(config, 16, "cpu")).sum().backward()
+    assert met == [t.stride() for t in lm._as_a_block_has_them((3, 2, 16, config.head_width), "cpu")]
+
+
+def test_one_compiled_kernel_serves_every_call_with_alibi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call makes its penalty anew, as a function over its slopes; that must not be a new kernel each time."""
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(flex_attention, dynamic=False, backend=counter)
+    monkeypatch.setattr(lm, "_compiled_flex", lambda: compiled)
+    q, k, v = (torch.randn(1, 4, 128, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    for _ in range(3):
+        slopes = lm.alibi_slopes(4)
+        mask = lm.create_block_mask(lm._causal, None, None, 128, 128, device="cpu")
+        out = lm.attend(q, k, v, lm.Places(slopes=slopes, mask=mask))
+    torch.testing.assert_close(out, lm.attend(q, k, v, lm.Places(slopes=slopes)), atol=2e-6, rtol=1e-5)
+    assert counter.frame_count == 1
 
 
 def test_alibi_adds_the_slope_times_the_distance() -> None:
@@ -336,7 +371,22 @@ def test_a_session_begins_anew_and_says_when_it_is_full() -> None:
     session.reset()
     assert torch.equal(session.prefill(text), one)
     assert session.cache.bytes == 2 * 2 * 4 * 10 * 16 * 4
-    assert Cache(torch.zeros(2), torch.zeros(2)).bytes == 16
+    assert Cache((torch.zeros(2),), (torch.zeros(2),)).bytes == 16
+
+
+def test_a_step_that_is_compiled_writes_in_place() -> None:
+    """Inductor reuses a graph's input where that itself is written to; into a slice of it, it writes a copy of the whole, every step."""
+    session = lm.Session(Decoder(SMALL), 1, 32)
+    graphs: list[str] = []
+
+    def kept(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph.code)
+        return make_boxed_func(graph.forward)
+
+    with torch.no_grad():
+        torch.compile(session._once, backend=aot_autograd(fw_compiler=kept), fullgraph=True, dynamic=False)()
+    assert len(re.findall(r"= torch\.ops\.aten\.index_copy\.default\(arg", graphs[0])) == 2 * SMALL.layers, "keys and values of each layer"
+    assert "scatter" not in graphs[0]
 
 
 @pytest.mark.gpu

@@ -189,6 +189,7 @@ def method(name: str, factor: float, why: str = "") -> Method:
     if not why:
         found.ratios = tuple(factor * (1 + 0.001 * (i % 3)) for i in range(12))
         found.ratio_all, found.loss, found.loss_short, found.curve = factor, 1.0, 1.1, [(4, 1.0), (12, 0.9)]
+        found.own = tuple(0.95 for _ in range(12)) if name == JUDGED else ()
         found.keys = {(8, 0.5): [True, True], (24, 0.5): [True, False], (32, 0.5): [True, True]}
     return found
 
@@ -207,6 +208,7 @@ def test_what_was_seen_is_told_by_target() -> None:
     check_kept(discover()["week13"], found)
     values = {m.name: m.estimate.value for m in found.metrics}
     assert values["ppl_ratio"] == pytest.approx(0.981, abs=1e-3) and values["control"] == pytest.approx(3.0, rel=1e-2)
+    assert values["ratio_own"] == pytest.approx(0.95)
     assert values["exact"] == 31 / 32, "the worst method in fp32; bf16 is told, and not judged"
     assert values["cache_gap"] == 1e-5
     assert values["passkey"] == 3 / 4, "lengths beyond twice the trained 8"
@@ -239,6 +241,14 @@ def test_the_ablation_is_a_file_with_names_and_gaps() -> None:
     assert rows[1]["ratio (x)"] is None and rows[1]["check"] == "no time left"
 
 
+def test_exactness_ends_with_the_time(tmp_path: Path) -> None:
+    laboratory = object.__new__(run.Laboratory)
+    laboratory.ctx, laboratory.began = Context(tmp_path, "cpu", smoke=True), -1e9
+    laboratory.sizes, laboratory.rows, laboratory.length = run.SMOKE_SIZES, rows(1, 9), 8
+    found = laboratory._exactness({})
+    assert {(e.seen, e.why) for e in found} == {(None, "no time left")} and len(found) == len(run.ZERO_SHOT) + 2
+
+
 @pytest.mark.slow
 def test_an_arm_out_of_memory_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The whole path at its smallest, with ALiBi failing as a GPU would fail."""
@@ -257,7 +267,7 @@ def test_an_arm_out_of_memory_does_not_end_the_run(monkeypatch: pytest.MonkeyPat
     check_kept(discover()["week13"], found)
     ablation = next(t for t in found.tables if t.name == "ablation")
     assert dict(zip(ablation.column("method"), ablation.column("check"), strict=True))["ALiBi"] == "out of memory"
-    assert found.metric("ppl_ratio") is not None
+    assert found.metric("ppl_ratio") is not None and found.metric("ratio_own") is not None
     assert dict(found.not_measured) == {"exact": "not every method could decode from its cache"}
     assert any("alibi could not run: OutOfMemoryError" in line for line in said)
     assert {path.name for path in tmp_path.iterdir()} == {"ablation.json", "corpus.json"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import triton
 
 from workloads import corpus, lm, measure
 from workloads.lm import Config, Decoder
@@ -27,7 +28,7 @@ TINY = Config(width=32, layers=1, heads=2, vocabulary=64, trained_length=16)
 
 # Triton decides at import whether it interprets, so its kernels run in a process of their own.
 INTERPRETED = """
-import sys, torch
+import torch
 from workloads.lm import EPSILON, Config, Decoder, RMSNorm, places
 from workloads.week14_ffn_norm import kernels
 
@@ -35,7 +36,7 @@ def close(seen, expected, most):
     error = float(((seen.detach().double() - expected.detach().double()).norm() / expected.detach().double().norm()))
     assert error < most, f"{error} from the reference"
 
-random = torch.Generator().manual_seed(int(sys.argv[1]))
+random = torch.Generator().manual_seed(0)
 for kind, most in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
     for shape in ((3, 5, 48), (7, 64), (1, 1), (2, 129)):
         x, residual, grad, grad_total = (torch.randn(shape, dtype=kind, generator=random) for _ in range(4))
@@ -80,9 +81,8 @@ print("right")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_norm_kernels_and_their_gradients_are_the_formula(seed: int) -> None:
-    done = subprocess.run([sys.executable, "-c", INTERPRETED, str(seed)], cwd=ROOT, check=False, capture_output=True, text=True,
+def test_the_norm_kernels_and_their_gradients_are_the_formula() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], cwd=ROOT, check=False, capture_output=True, text=True,
                           env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0 and done.stdout == "right\n", done.stderr
 
@@ -119,8 +119,8 @@ def test_the_norm_kernels_are_right_on_a_gpu() -> None:
 # ---------------------------------------------------------------------------------------------------- the arms and their peer
 
 
-@pytest.mark.slow
-def test_every_arm_has_at_most_the_parameters_of_the_baseline() -> None:
+def test_every_arm_has_at_most_the_parameters_of_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Decoder, "restart", lambda *_: None)  # counted, and not drawn
     for config in (run.FULL_SIZES.small, run.FULL_SIZES.large, run.SMOKE_SIZES.small):
         counts = {arm: lm.parameters(Decoder(replace(config, feed_forward=arm.feed_forward, norm=arm.norm))) for arm in run.ARMS}
         assert max(counts.values()) == counts[BASELINE]
@@ -164,7 +164,7 @@ CEILINGS = (Metric("ceiling_matmul", "a ceiling", "TFLOP/s", "higher", measure.e
 
 
 def course(arm: Arm, rate: float, seed: int, loss: float, *, diverged: bool = False, spikes: int = 0) -> Run:
-    return Run(arm, rate, seed, loss, diverged, spikes, 1000)
+    return Run(arm, rate, seed, loss, diverged, spikes, 900, 1000)
 
 
 def seen(runs: list[Run], **changes: object) -> Seen:
@@ -191,7 +191,7 @@ def test_arms_are_compared_each_at_its_own_best_rate_and_seed_by_seed() -> None:
     assert values["ppl_ratio"].value == pytest.approx(math.exp(-0.1))
     assert values["prefill"].value == pytest.approx(1.01), "time over time, so below 1 is faster"
     assert values["parameters"].value == 0.99
-    assert values["stable"].value == (3000 - 2) / 3000
+    assert values["stable"].value == (2700 - 2) / 2700, "of the steps that were watched"
     assert values["noise"].value == pytest.approx(100 * (1 - 2.0 / 2.02), rel=1e-3)
     assert dict(told.not_measured) == {"decode": "out of memory"}
 
@@ -229,7 +229,7 @@ def test_every_run_is_in_the_sweep() -> None:
     rows = json.loads(sweep_json(seen(RUNS)))
     assert len(rows) == len(RUNS)
     assert rows[1] == {"feed_forward": "gelu", "norm": "layernorm", "learning_rate": 1.0, "seed": 0, "held_out_nats": 9.0,
-                       "diverged": True, "spikes": 0, "steps": 1000}
+                       "diverged": True, "spikes": 0, "watched": 900, "steps": 1000}
 
 
 def test_what_does_not_fit_is_a_reason_and_not_an_end(tmp_path: Path) -> None:
@@ -243,3 +243,9 @@ def test_what_does_not_fit_is_a_reason_and_not_an_end(tmp_path: Path) -> None:
     assert laboratory._excused("decode", fail) is None
     assert laboratory.why == {"decode": "out of memory"} and said == ["decode could not run: OutOfMemoryError: CUDA out of memory"]
     assert laboratory._excused("prefill", lambda: 3.0) == 3.0
+
+    def refuse() -> float:
+        raise triton.runtime.OutOfResources(300_000, 232_448, "shared memory")
+
+    assert laboratory._excused("Triton, norm", refuse) is None
+    assert laboratory.why["Triton, norm"].startswith("OutOfResources: out of resource: shared memory")

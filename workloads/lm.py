@@ -17,10 +17,11 @@ capacity from first to last token; letting them drift as the text grows would mi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -151,8 +152,10 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
-# Compiled on its own, so that eager networks have it too: uncompiled it would write the T x T scores to memory.
-_compiled_flex = torch.compile(flex_attention, dynamic=False)
+@functools.cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    """FlexAttention compiled on its own, for eager networks: uncompiled it would write the T x T scores to memory."""
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, at: Places) -> Tensor:
@@ -167,7 +170,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, at: Places) -> Tensor:
     def penalty(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001  as above
         return score - slopes[head] * (query - key)
 
-    out: Tensor = _compiled_flex(q, k, v, score_mod=penalty, block_mask=at.mask)
+    # In a compiled network it is part of the graph; and only outside one may a compiler be asked for.
+    flex: Any = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+    out: Tensor = flex(q, k, v, score_mod=penalty, block_mask=at.mask)
     return out
 
 
@@ -189,12 +194,23 @@ def _attend_cached(q: Tensor, keys: Tensor, values: Tensor, slopes: Tensor | Non
     return scores.masked_fill(distance < 0, -torch.inf).softmax(-1).to(q.dtype) @ values
 
 
+def _as_a_block_has_them(shape: tuple[int, int, int, int], device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random q, k, v and output gradient, each (B, H, T, head_width) in bf16, with a block's strides: v is a view of one matrix
+    with all three, rotated q and k are dense in its order, and so is the gradient. Kernels copy what they cannot read as it lies."""
+    batch, heads, length, width = shape
+    random = torch.Generator(device).manual_seed(0)
+    q, k, gradient = (torch.randn(batch, length, heads, width, device=device, dtype=torch.bfloat16, generator=random).transpose(1, 2)
+                      for _ in range(3))
+    together = torch.randn(batch, length, 3, heads, width, device=device, dtype=torch.bfloat16, generator=random)
+    return q, k, together.permute(2, 0, 3, 1, 4)[2], gradient
+
+
 def choose_attention(candidates: tuple[SDPBackend, ...], shape: tuple[int, int, int, int],
                      best: Callable[[dict[str, Callable[[], object]]], str]) -> SDPBackend | None:
-    """The fastest of `candidates` that is right: forward and backward of causal bf16 attention on (B, H, T, head_width), held
-    against float32 on the plain path. `best` names the fastest of the arms it is given. None where none is right."""
-    random = torch.Generator("cuda").manual_seed(0)
-    q, k, v, gradient = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, generator=random) for _ in range(4))
+    """The fastest of `candidates` that is right: forward and backward of causal bf16 attention on (B, H, T, head_width), laid out
+    as `Block` lays it out and held against float32 on the plain path. `best` names the fastest of the arms it is given. None
+    where none is right."""
+    q, k, v, gradient = _as_a_block_has_them(shape, "cuda")
 
     def call(backend: SDPBackend, inputs: tuple[Tensor, ...], towards: Tensor) -> tuple[Tensor, ...]:
         q, k, v = (x.detach().requires_grad_() for x in inputs)
@@ -434,14 +450,16 @@ def llama_weights(model: Decoder) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Keys (rotated) and values of every layer, each (layers, B, H, capacity, head_width); what is beyond the text is ignored."""
+    """Keys (rotated) and values, one tensor a layer, each (B, H, capacity, head_width); what is beyond the text is ignored. One
+    tensor for all layers would be copied whole at every compiled step, for Inductor writes in place to what it was given and not
+    to a slice of it."""
 
-    keys: Tensor
-    values: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
 
     @property
     def bytes(self) -> int:
-        return 2 * self.keys.numel() * self.keys.element_size()
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
 
 class Session:
@@ -456,8 +474,9 @@ class Session:
         config, weight = model.config, model.embedding.weight
         self.model, self.capacity = model, capacity
         self.places = places(config, capacity, weight.device, position)
-        shape = (config.layers, batch, config.heads, capacity, config.head_width)
-        self.cache = Cache(*(torch.zeros(shape, device=weight.device, dtype=weight.dtype) for _ in range(2)))
+        shape = (batch, config.heads, capacity, config.head_width)
+        self.cache = Cache(*(tuple(torch.zeros(shape, device=weight.device, dtype=weight.dtype) for _ in range(config.layers))
+                             for _ in range(2)))
         self.length = 0
         self._token = torch.zeros(batch, 1, dtype=torch.int64, device=weight.device)
         self._here = torch.zeros(1, dtype=torch.int64, device=weight.device)
@@ -469,8 +488,8 @@ class Session:
 
     def reset(self) -> None:
         self.length = 0
-        self.cache.keys.zero_()
-        self.cache.values.zero_()
+        for part in (*self.cache.keys, *self.cache.values):
+            part.zero_()
 
     @torch.no_grad()
     def prefill(self, tokens: Tensor) -> Tensor:

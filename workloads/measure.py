@@ -260,6 +260,21 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def lone_thread(device: Device) -> None:
+    """On a CPU, compute with one thread: a smoke test's tensors are tiny, so threads cost more than they give, and where cores are
+    shared they wait for each other in loops (weeks 13 and 14 took three times the processor time)."""
+    if device == "cpu":
+        torch.set_num_threads(1)
+
+
+def free(device: Device) -> None:
+    """Give back to the GPU what nothing holds any more: the next work may need all of it. Nothing on a CPU, where a collection
+    takes half a second once a compiler is imported."""
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
 def _quiet_collector() -> Iterator[None]:
     was_on = gc.isenabled()

@@ -69,13 +69,14 @@ class Course:
     def tokens_per_s(self) -> float:
         return self.timed * self.tokens / self.seconds
 
-    def spikes(self, after: int) -> int:
-        """Steps from `after` on whose gradient norm is SPIKE times the median of the SPIKE_WINDOW steps before, or no number."""
-        found = 0
-        for i in range(max(after, 1), len(self.norms)):
+    def spikes(self, after: int) -> tuple[int, int]:
+        """Steps from `after` on whose gradient norm is SPIKE times the median of the SPIKE_WINDOW steps before, or no number; and
+        how many steps that is of."""
+        found, watched = 0, range(max(after, 1), len(self.norms))
+        for i in watched:
             before = [n for n in self.norms[max(0, i - SPIKE_WINDOW):i] if math.isfinite(n)]
             found += not math.isfinite(self.norms[i]) or (bool(before) and self.norms[i] > SPIKE * median(before))
-        return found
+        return found, len(watched)
 
     @property
     def diverged(self) -> bool:

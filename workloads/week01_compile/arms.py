@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from workloads import scenes
+from workloads import measure, scenes
 from workloads.week01_compile.models import Study, build
 
 Regime = Literal["train", "throughput", "latency"]
@@ -25,19 +25,18 @@ MAX_AUTOTUNE: dict[str, str | int | bool | Callable[..., Any]] = {
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels -> loss, logits
 
 
-def set_up(device: str) -> None:
+def set_up(device: measure.Device) -> None:
     """The settings of every process that compiles. Inductor's cache keys on the float32 precision: where the process that
     compiles ahead and the one that measures differ in it, each graph is compiled again and no compile is warm."""
     torch.set_float32_matmul_precision("high")
-    if device == "cpu":
-        torch.set_num_threads(1)  # tiny tensors: threads cost more than they give, and where cores are shared they spin
+    measure.lone_thread(device)
 
 
 def compiled(function: Callable[..., Any], rung: Rung, device: str) -> Any:
-    """`function` through torch.compile, whole graph or not at all. On a CPU the graph is traced and run without code
-    generation (aot_eager): Inductor's C++ would take a minute for a smoke test."""
+    """`function` through torch.compile, whole graph or not at all. On a CPU the graph is traced and run as it is, with no code
+    generated: Inductor's C++ would take a minute for a smoke test."""
     if device == "cpu":
-        return torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
+        return torch.compile(function, backend="eager", fullgraph=True, dynamic=False)
     if rung == "max-autotune":
         return torch.compile(function, options=MAX_AUTOTUNE, fullgraph=True, dynamic=False)
     return torch.compile(function, mode=rung, fullgraph=True, dynamic=False)

@@ -188,7 +188,7 @@ def _notes(seen: Seen) -> tuple[str, ...]:
     late = [f"{row.name} {rung}: not compiled, so not timed" for row in seen.rows for rung in row.late]
     idle = [f"{label}: {'GPU idle' if seen.device == 'cuda' else 'between operators'} for {part.idle_share:.1%} of a profiled step"
             for label, part in seen.kernels.items()]
-    traced = ["On a CPU a compiled rung is traced and run as it is, without generated code (aot_eager)"] if seen.device == "cpu" else []
+    traced = ["On a CPU a compiled rung is traced and run as it is, without generated code"] if seen.device == "cpu" else []
     return (
         f"Judged regime, declared before the run: {JUDGED}. Throughput and latency are published beside it",
         "Eager baseline: bf16 (autocast in training), channels_last, cudnn.benchmark, fused AdamW, fused attention",

@@ -35,9 +35,9 @@ FULL = (
     Study("unet", "UNet c64", 256, 16, 64, True, 3e-4),
 )
 SMOKE = (
-    Study("resnet50", "ResNet tiny", 64, 4, 4, False, 1e-3, coupled=True),
-    Study("vit_b16", "ViT 2 layers", 64, 4, 4, False, 1e-4),
-    Study("unet", "UNet c8", 64, 2, 2, True, 3e-4),
+    Study("resnet50", "ResNet tiny", 32, 4, 4, False, 1e-3, coupled=True),
+    Study("vit_b16", "ViT 2 layers", 32, 4, 4, False, 1e-4),
+    Study("unet", "UNet c8", 16, 2, 2, True, 3e-4),
 )
 
 

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 import triton
 
-from workloads import machine
+from workloads import machine, measure
 from workloads.spec import Context, Observed
 from workloads.week02_attention import ABLATION, shapes
 from workloads.week02_attention.ablation import Dispatch, Evaluated, Story, TrainedPair, as_json, delta, observed
@@ -24,7 +24,7 @@ from workloads.week02_attention.dispatch import launched, proved
 from workloads.week02_attention.networks import Size, Task, classifier_task, decoder_task, scores, trained
 from workloads.week02_attention.points import Point, draw
 from workloads.week02_attention.steps import steps
-from workloads.week02_attention.sweep import Able, Pace, able, free, see, tune
+from workloads.week02_attention.sweep import Able, Pace, able, see, tune
 from workloads.week02_attention.trials import in_words, jobs, run_trials
 
 BUDGET_S = 520  # no further part begins after this; a full run ends within ten minutes
@@ -71,8 +71,7 @@ def run(ctx: Context) -> Observed:
     if ctx.batch is not None:  # of the tasks and of the steps; the sweep's batch follows from its tokens
         sizes = replace(sizes, **{name: replace(getattr(sizes, name), batch=ctx.batch)
                                   for name in ("decoder", "classifier", "long_decoder", "vit_base")})
-    if ctx.device == "cpu":
-        torch.set_num_threads(1)  # tiny tensors: threads cost more than they give, and where cores are shared they spin
+    measure.lone_thread(ctx.device)
 
     wanted = jobs(ctx.smoke, ctx.device)
     ctx.progress(f"{len(wanted)} trials of backends that build code, side by side, at most {TRIALS_S} s")
@@ -96,7 +95,7 @@ def run(ctx: Context) -> Observed:
                 break
             seen = see(ctx, found, point, sizes.sweep, again=point.length in plan.anchors)
             story.seen.append(seen)
-            free(ctx.device)
+            measure.free(ctx.device)
             ctx.progress(seen.line())
 
     sweep(plan.points[:sizes.first])
@@ -107,7 +106,7 @@ def run(ctx: Context) -> Observed:
     for task, training in ((long, True), (vit, True), (long, False), (vit, False)):
         if not late():
             story.steps += steps(ctx, found, task, sizes.stepping, training=training)
-            free(ctx.device)
+            measure.free(ctx.device)
             ctx.progress(f"{task.name}, {'training' if training else 'inference'}: " + ", ".join(
                 f"{s.backend} {s.step_gain.value:.3f} x" for s in story.steps[-8:] if s.network == task.name and s.step_gain))
     sweep(plan.points[sizes.first:])

@@ -20,7 +20,7 @@ from workloads.spec import Context, Estimate
 from workloads.week02_attention.backends import Backend, Toggle
 from workloads.week02_attention.networks import Task, switch
 from workloads.week02_attention.points import Point, draw
-from workloads.week02_attention.sweep import OUT_OF_MEMORY, Able, Pace, free
+from workloads.week02_attention.sweep import OUT_OF_MEMORY, Able, Pace
 from workloads.week02_attention.trials import in_words
 
 TRAINED_BY: tuple[Backend, ...] = ("naive", "flash", "cudnn", "default")
@@ -90,12 +90,12 @@ def steps(ctx: Context, found: Able, task: Task, pace: Pace, *, training: bool) 
             failed[backend] = OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else in_words(error)
             del whole[backend]
             optimizer.zero_grad(set_to_none=True)
-            free(ctx.device)
+            measure.free(ctx.device)
     alone_inputs = draw(point, ctx.device, ctx.seed)
     alone = {b: alone_inputs.call(toggle, point) for b, toggle in toggles.items() if b in whole and isinstance(toggle, Toggle)}
     times = _interleaved(ctx, whole, pace)
     kernel = _interleaved(ctx, alone, pace)
-    free(ctx.device)
+    measure.free(ctx.device)
     return [_step(task.name, phase, backend, point, size.depth, times, kernel, failed.get(backend, "")) for backend in wanted]
 
 

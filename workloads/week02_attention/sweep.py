@@ -6,7 +6,6 @@ room, still gives its error (on the two heads that are checked) and the others t
 
 from __future__ import annotations
 
-import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -160,7 +159,7 @@ def see(ctx: Context, found: Able, point: Point, pace: Pace, *, again: bool) -> 
     """Check and time every backend at `point`."""
     inputs = draw(point, ctx.device, ctx.seed + point.length)
     reference = Reference.of(inputs, point)
-    free(ctx.device)
+    measure.free(ctx.device)
     arms: dict[Backend, Arm] = {}
     calls: dict[str, Callable[[], object]] = {}
     for backend in BACKENDS:
@@ -169,7 +168,7 @@ def see(ctx: Context, found: Able, point: Point, pace: Pace, *, again: bool) -> 
             arms[backend] = Arm(failed=toggle)
             continue
         arms[backend] = _checked(ctx, backend, toggle, inputs, reference)
-        free(ctx.device)
+        measure.free(ctx.device)
         if not arms[backend].failed:
             calls[backend] = inputs.call(toggle, point)
     if again and "default" in calls:
@@ -206,7 +205,7 @@ def _timed(ctx: Context, point: Point, calls: Mapping[str, Callable[[], object]]
         return timed(calls)
     except torch.OutOfMemoryError:
         ctx.progress(f"{point}: out of memory while timing; again without the unfused backends")
-    free(ctx.device)
+    measure.free(ctx.device)
     fused = {name: call for name, call in calls.items() if name not in ("naive", "math")}
     return timed(fused) if fused else {}
 
@@ -214,10 +213,3 @@ def _timed(ctx: Context, point: Point, calls: Mapping[str, Callable[[], object]]
 def _whole(length: int) -> bool:
     """Whether a length is of whole tiles, for any launch shape: the largest is 256."""
     return length % 256 == 0
-
-
-def free(device: str) -> None:
-    """Give what the last arm held back to the GPU: the next may need all of it."""
-    if device == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()

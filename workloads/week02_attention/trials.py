@@ -1,6 +1,6 @@
 """The first launch of every backend that builds code, in processes of their own: what it compiles is cached, what it breaks stays there.
 
-`python -m workloads.week02_attention.trials BACKEND WIDTH MASK DEVICE SMOKE` walks the trial's steps and prints one JSON line
+`python -m workloads.week02_attention.trials BACKEND WIDTH MASK DEVICE SMOKE` walks the trial's steps and prints one line
 for each. A kernel that reads where it may not takes its process's CUDA context with it, and a compiler may hang; here either
 costs one backend its row, with the reason. On a CPU the Triton kernels run in their interpreter.
 """
@@ -26,6 +26,7 @@ from workloads.week02_attention.backends import COMPILED, Backend, Toggle, hindr
 from workloads.week02_attention.points import Inputs, Point, Reference, draw, ratio_of_errors
 
 COMPILE_THREADS = 2  # of each process: fourteen with Inductor's default would start hundreds
+STEP = "step: "  # begins the lines that are this program's own
 Job = tuple[Backend, int, bool]  # head width, causal
 
 
@@ -102,14 +103,15 @@ def run_trials(wanted: Sequence[Job], *, device: str, smoke: bool, limit_s: floa
 
 
 def _ended(job: Job, status: int, log: Path, limit_s: float) -> Trial:
-    lines = log.with_suffix(".out").read_text().splitlines()
+    lines = [line for line in log.with_suffix(".out").read_text(errors="replace").splitlines(keepends=True)
+             if line.startswith(STEP) and line.endswith("\n")]  # compilers talk there too, and a line may be cut off
     said = log.with_suffix(".err").read_text(errors="replace").strip().splitlines()
     why = ""
     if status == -9:
         why = f"killed, or stopped after {limit_s:.0f} s"
     elif status:
         why = plain_text(said[-1] if said else f"the process died with status {status}")
-    return Trial(*job, tuple(loads(Tried, line) for line in lines), why)
+    return Trial(*job, tuple(loads(Tried, line.removeprefix(STEP)) for line in lines), why)
 
 
 def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -130,15 +132,14 @@ def _start(job: Job, device: str, smoke: bool, log: Path) -> subprocess.Popen[by
 # ---------------------------------------------------------------------------------------------------- inside the process
 
 
-def main(backend: Backend, width: int, causal: bool, device: str, smoke: bool) -> None:
+def main(backend: Backend, width: int, causal: bool, device: measure.Device, smoke: bool) -> None:
     if backend == "flex" and device == "cuda":
         from torch._inductor import config  # takes seconds, and only this backend needs it
 
         config.compile_threads = COMPILE_THREADS
-    if device == "cpu":
-        torch.set_num_threads(1)
+    measure.lone_thread(device)
     for point, tiles in steps_of((backend, width, causal), smoke):
-        print(json.dumps(asdict(step(backend, point, tiles, device))), flush=True)  # noqa: T201  stdout is this process's result
+        print(STEP + json.dumps(asdict(step(backend, point, tiles, device))), flush=True)  # noqa: T201  stdout is this process's result
 
 
 def step(backend: Backend, point: Point, tiles: kernels.Tiles | None, device: str) -> Tried:
@@ -148,6 +149,8 @@ def step(backend: Backend, point: Point, tiles: kernels.Tiles | None, device: st
     toggle = Toggle(backend, tiles)
     try:
         _, seconds = measure.seconds(inputs.call(toggle, point))
+    except torch.AcceleratorError:  # the context is gone: every later step would fail for this one's reason
+        raise
     except (RuntimeError, triton.TritonError) as error:
         return Tried(point.length, point.backward, tiles, failed=in_words(error))
     ratio, _ = ratio_of_errors(backend, Reference.of(inputs, point), inputs, toggle)

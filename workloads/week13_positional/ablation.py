@@ -31,6 +31,7 @@ class Method:
     trained: str
     tuned: Course | None = None
     ratios: tuple[float, ...] = ()
+    own: tuple[float, ...] = ()  # the same, to the sliding window of the weights as they are, fine-tuned, under the same positions
     ratio_all: float | None = None
     loss: float | None = None  # nats a token of the last tokens, full context
     loss_short: float | None = None  # and in windows of the trained length under this method's positions
@@ -123,6 +124,9 @@ def observed(seen: Seen) -> Observed:
     else:
         missing.append((PASSKEY.name, (judged.why if judged else "") or "no pass key was asked for"))
 
+    if judged and len(judged.own) >= 6:
+        metrics.append(Metric("ratio_own", "8k-context ppl over a 2k window of the same fine-tuned weights", "x", "lower",
+                              measure.geomean_resampled(judged.own), "what the longer context alone is worth"))
     if control and control.ratio:
         metrics.append(Metric("control", "negative control: untouched RoPE over the 2k baseline", "x", "lower", control.ratio))
     if judged and again and judged.ratios and again.ratios:

@@ -8,7 +8,6 @@ Time budgets decide how many steps a training has. What cannot run, or does not 
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -65,14 +64,15 @@ class Sizes:
     keys: int  # trials for each length and depth; twice as many for the judged method
     at_once: int  # long rows through a network at a time
     late_s: float  # from here on, only what is judged
+    end_s: float  # and from here on nothing
 
 
 FULL_SIZES = Sizes(Config(), stretch=4, stride=256, batch=32, learning_rate=1.5e-3, tune_rate=5e-4, train_s=160.0, tune_s=60.0,
                    most_steps=6000, most_bytes=30_000_000, documents=160, key_lengths=(1.0, 1.5, 2.0, 3.0, 4.0), keys=8, at_once=8,
-                   late_s=430.0)
+                   late_s=430.0, end_s=540.0)
 SMOKE_SIZES = Sizes(Config(width=32, layers=1, heads=2, trained_length=64), stretch=4, stride=32, batch=4, learning_rate=1e-2,
-                    tune_rate=3e-3, train_s=3.0, tune_s=1.0, most_steps=40, most_bytes=25_000, documents=8,
-                    key_lengths=(1.0, 3.0), keys=1, at_once=8, late_s=600.0)
+                    tune_rate=3e-3, train_s=0.5, tune_s=0.5, most_steps=40, most_bytes=25_000, documents=8,
+                    key_lengths=(1.0, 3.0), keys=1, at_once=8, late_s=600.0, end_s=600.0)
 
 
 def run(ctx: Context) -> Observed:
@@ -89,8 +89,10 @@ class Laboratory:
         self.ctx, self.sizes, self.began = ctx, sizes, time.monotonic()
         self.config = sizes.config
         self.length = sizes.stretch * self.config.trained_length
+        measure.lone_thread(ctx.device)
         torch.set_float32_matmul_precision("high")
-        torch._dynamo.config.recompile_limit = 64  # one block serves every length, batch and kind of position
+        if ctx.device == "cuda":  # importing the compiler takes seconds
+            torch._dynamo.config.recompile_limit = 64  # one block serves every length, batch and kind of position
         self.text, seconds = measure.seconds(partial(corpus.load, most_bytes=sizes.most_bytes))
         ctx.progress(f"{len(self.text.stream) / 1e6:.1f}M tokens to train on, {len(self.text.held_out)} held-out documents, "
                      f"in {seconds:.0f} s")
@@ -123,6 +125,7 @@ class Laboratory:
             f"One of {1 / KEY_SHARE:.0f} training rows holds a pass key within its length: the skill is taught, the length is not",
             f"The baseline slides a window of {config.trained_length:,} by {self.sizes.stride}; a method is compared with that of its own "
             f"weights before fine-tuning, on the last {config.trained_length:,} targets of each document",
+            "The judged one is compared with that of its own fine-tuned weights too, since training on helps at any length",
             "Cached keys are rotated; dynamic NTK keeps the frequencies that the whole cache needs"]
         seen = Seen(config, self.length, config.trained_length, self.ctx.device, trained, methods, exactness, ceilings,
                     lm.flops_a_token(config, config.trained_length), self.text.bytes_per_token, tuple(map(plain_text, self.notes)))
@@ -139,8 +142,8 @@ class Laboratory:
     def _about(self, what: str) -> Callable[[str], None]:
         return lambda line: self.ctx.progress(f"{what}: {line}")
 
-    def _late(self) -> bool:
-        return time.monotonic() - self.began > self.sizes.late_s
+    def _later(self, than_s: float) -> bool:
+        return time.monotonic() - self.began > than_s
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -174,7 +177,7 @@ class Laboratory:
                                    progress=self._about(kind))
             self.weights[kind] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
             del trainer
-            self._free()
+            measure.free(self.ctx.device)
             found[kind] = self._baseline(kind, course)
         return found
 
@@ -235,7 +238,7 @@ class Laboratory:
         for name, kind in FINE_TUNED:
             method = Method(name, kind, "rope")
             found.append(method)
-            if self._late() and name != JUDGED:
+            if self._later(sizes.late_s) and name != JUDGED:
                 method.why = "no time left"
                 continue
             position = lm.stretched(self.config, kind, self.length)
@@ -275,6 +278,8 @@ class Laboratory:
             method.curve = by_position(nats, self._bucket)
             short = parted(model, self.rows, last, at_once=sizes.at_once, position=position)
             method.loss_short = float(short[:, -last:].mean())
+            if method.name == JUDGED:
+                method.own = ratios(nats, strided(model, self.rows, last, sizes.stride, at_once=sizes.at_once, position=position), last)
             lengths = [round(n * self.config.trained_length) for n in sizes.key_lengths]
             asked = trials(self.filler, lengths, DEPTHS, keys)
             for trial, hit in zip(asked, keys_found(model, asked, position, at_once=sizes.at_once), strict=True):
@@ -296,6 +301,9 @@ class Laboratory:
         text = self.rows[0, :self.length]
         torch.set_float32_matmul_precision("highest")
         for name, kind, weights, precision in asked:
+            if self._later(self.sizes.end_s):
+                found.append(Exactness(name, precision, None, "no time left"))
+                continue
             if weights not in self.weights:
                 found.append(Exactness(name, precision, None, trained[weights].why if weights in trained else "was not fine-tuned"))
                 continue
@@ -312,18 +320,12 @@ class Laboratory:
             found.append(Exactness(name, precision, seen))
             self.ctx.progress(f"{name}, {precision}: cached argmax agrees at {seen.same} of {seen.positions} positions, "
                               f"largest difference {seen.largest:.2g}")
-            self._free()
+            measure.free(self.ctx.device)
         torch.set_float32_matmul_precision("high")
         return found
 
     def _excuse(self, name: str, error: RuntimeError) -> str:
         """A row's reason for having no numbers, short enough for a cell; the log has the whole of it."""
         self.ctx.progress(f"{name} could not run: {type(error).__name__}: {error}")
-        self._free()
+        measure.free(self.ctx.device)
         return "out of memory" if isinstance(error, torch.OutOfMemoryError) else plain_text(f"{type(error).__name__}: {error}")[:80]
-
-    def _free(self) -> None:
-        gc.collect()
-        if self.ctx.device == "cuda":
-            torch.cuda.empty_cache()
-

@@ -33,7 +33,8 @@ BASELINE, CANDIDATE = Arm("gelu", "layernorm"), Arm("swiglu", "rmsnorm")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training: held-out loss (nats a token, that of the untrained network where it diverged), and how steady it was."""
+    """One training: held-out loss (nats a token, that of the untrained network where it diverged), and how steady it was: `spikes`
+    among the `watched` of its `steps`, those after its warm-up."""
 
     arm: Arm
     rate: float
@@ -41,6 +42,7 @@ class Run:
     loss: float
     diverged: bool
     spikes: int
+    watched: int
     steps: int
 
 
@@ -142,7 +144,7 @@ def observed(seen: Seen) -> Observed:
             missing.append((target.name, seen.why.get(target.name, "was not timed")))
     steady = seen.at_best(CANDIDATE)
     if steady:
-        total, spikes = sum(run.steps for run in steady), sum(run.spikes for run in steady)
+        total, spikes = sum(run.watched for run in steady), sum(run.spikes for run in steady)
         metrics.append(STABLE.measured(measure.share(total - spikes, total), detail=f"{len(steady)} runs, {spikes} spikes"))
     else:
         missing.append((STABLE.name, "no rate of the grid trained without diverging"))
@@ -211,12 +213,12 @@ def _arm_cells(seen: Seen) -> list[tuple[Cell, ...]]:
     cells: list[tuple[Cell, ...]] = []
     for s in seen.shapes:
         runs, ratio = seen.at_best(s.arm), _ratio(seen, s.arm)
-        steps = sum(run.steps for run in runs)
+        watched = sum(run.watched for run in runs)
         cells.append((
             s.arm.name, s.parameters, s.hidden, seen.best_rate(s.arm), len(runs),
             statistics.fmean(run.loss for run in runs) if runs else None,
             *((ratio.value, ratio.low, ratio.high) if ratio and s.arm != BASELINE else (None, None, None)), seen.sensitivity(s.arm),
-            seen.diverged(s.arm), 1000 * sum(run.spikes for run in runs) / steps if steps else None, s.tokens_per_s, s.why or "done"))
+            seen.diverged(s.arm), 1000 * sum(run.spikes for run in runs) / watched if watched else None, s.tokens_per_s, s.why or "done"))
     return cells
 
 
@@ -258,5 +260,6 @@ def _pace_cells(seen: Seen) -> list[tuple[Cell, ...]]:
 def sweep_json(seen: Seen) -> str:
     """Every run, one object each."""
     return json.dumps([{"feed_forward": r.arm.feed_forward, "norm": r.arm.norm, "learning_rate": r.rate, "seed": r.seed,
-                        "held_out_nats": round(r.loss, 6), "diverged": r.diverged, "spikes": r.spikes, "steps": r.steps}
+                        "held_out_nats": round(r.loss, 6), "diverged": r.diverged, "spikes": r.spikes, "watched": r.watched,
+                        "steps": r.steps}
                        for r in seen.runs], indent=1, allow_nan=False) + "\n"

@@ -49,10 +49,11 @@ def tokens_a_second(model: Decoder, rows: Tensor, batch: int, *, steps: tuple[in
     twin = twin.to(device)
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(repeats + 1):  # the first warms up
+        _training(twin, rows, batch, few, device, folder).train()  # warms up
+        for _ in range(repeats):
             seconds = [measure.seconds(_training(twin, rows, batch, count, device, folder).train)[1] for count in (few, many)]
             found.append(rate(few, many, *seconds, tokens=batch * rows.shape[1]))
-    return tuple(found[1:])
+    return tuple(found)
 
 
 def rate(few: int, many: int, shorter_s: float, longer_s: float, *, tokens: int) -> float:

@@ -8,7 +8,6 @@ order for the same seed. What cannot run, or does not fit in memory, is a row th
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import math
 import statistics
@@ -19,6 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+import triton
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -67,16 +67,19 @@ class Sizes:
     warmup_s: float
     pace_steps: int
     peer_steps: tuple[int, int]
+    peer_repeats: int
 
 
 FULL_SIZES = Sizes(
     Config(width=384, layers=4, trained_length=512), Config(), Config(width=1024, layers=8, heads=8), batch=64, large_batch=32,
     prefill_batch=8, grid=GRID, seeds=3, pair_seeds=5, end_s=500.0, sweep_s=300.0, most_steps=3000, least_steps=100, held_out=256,
-    most_bytes=12_000_000, norm_shape=(65_536, 1024), blocks=30, block_ms=20.0, warmup_s=1.0, pace_steps=30, peer_steps=(10, 40))
+    most_bytes=12_000_000, norm_shape=(65_536, 1024), blocks=30, block_ms=20.0, warmup_s=1.0, pace_steps=30, peer_steps=(10, 40),
+    peer_repeats=2)
 SMOKE_SIZES = Sizes(
     Config(width=32, layers=1, heads=2, trained_length=32), Config(width=32, layers=1, heads=2, trained_length=64), None, batch=2,
     large_batch=2, prefill_batch=1, grid=(1e-2, 3.0), seeds=2, pair_seeds=3, end_s=600.0, sweep_s=4.0, most_steps=5, least_steps=5,
-    held_out=4, most_bytes=25_000, norm_shape=(64, 64), blocks=6, block_ms=1.0, warmup_s=0.0, pace_steps=3, peer_steps=(1, 4))
+    held_out=4, most_bytes=25_000, norm_shape=(64, 64), blocks=6, block_ms=1.0, warmup_s=0.0, pace_steps=3, peer_steps=(1, 8),
+    peer_repeats=1)
 
 
 def run(ctx: Context) -> Observed:
@@ -91,6 +94,7 @@ class Laboratory:
 
     def __init__(self, ctx: Context, sizes: Sizes) -> None:
         self.ctx, self.sizes, self.began = ctx, sizes, time.monotonic()
+        measure.lone_thread(ctx.device)
         torch.set_float32_matmul_precision("high")
         torch._dynamo.config.recompile_limit = 64  # one block's code serves all arms
         self.text, seconds = measure.seconds(partial(corpus.load, most_bytes=sizes.most_bytes))
@@ -182,7 +186,8 @@ class Laboratory:
             apart = peer.losses_apart(model, rows[:1].to(self.ctx.device))
             if not apart < 1e-3:
                 raise RuntimeError(f"its loss is {apart:.2g} nats from ours, so it is not the same network")
-            return peer.tokens_a_second(model, rows, self.sizes.large_batch, steps=self.sizes.peer_steps, repeats=2)
+            return peer.tokens_a_second(model, rows, self.sizes.large_batch, steps=self.sizes.peer_steps,
+                                        repeats=self.sizes.peer_repeats)
 
         rates = self._excused(loop, measured)
         if rates:
@@ -388,7 +393,8 @@ class Laboratory:
         course = trainer.train(self._batches(seed), Recipe(steps, rate))
         loss = self._held_out(arm, trainer)
         diverged = course.diverged or not math.isfinite(loss)
-        return Run(arm, rate, seed, untrained if diverged else loss, diverged, course.spikes(after=steps // 10), len(course.losses))
+        spikes, watched = course.spikes(after=steps // 10)
+        return Run(arm, rate, seed, untrained if diverged else loss, diverged, spikes, watched, len(course.losses))
 
     def _held_out(self, arm: Arm, trainer: Trainer) -> float:
         """Mean nats a token of the held-out rows."""
@@ -401,12 +407,10 @@ class Laboratory:
         """What `work` returns; None where it does not fit in memory or does not compile, and why under `name`."""
         try:
             return work()
-        except RuntimeError as error:  # also torch's OutOfMemoryError, and what its compiler raises
+        except (RuntimeError, triton.TritonError) as error:  # also torch's OutOfMemoryError, and what its compiler raises
             self.ctx.progress(f"{name} could not run: {type(error).__name__}: {error}")
             oom = isinstance(error, torch.OutOfMemoryError)
             self.why[name] = "out of memory" if oom else plain_text(f"{type(error).__name__}: {error}")[:80]
             return None
         finally:
-            gc.collect()
-            if self.ctx.device == "cuda":
-                torch.cuda.empty_cache()
+            measure.free(self.ctx.device)
