@@ -33,9 +33,8 @@ system:
 demo: setup ## a GitHub on this machine: a comment becomes a posted result, in build/demo
 	$(BIN)/bench demo --out build/demo
 
-# A worker a core, so each keeps to one thread.
 test: setup check ## linters, types, documents, and every test that needs no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
 check: .venv/installed ## linters, types, and documents that must not drift
 	$(BIN)/ruff check .
