@@ -8,7 +8,6 @@ outputs or gradients are further from fp64 than 1.5 times eager's own error cann
 from __future__ import annotations
 
 import copy
-import gc
 import gzip
 import json
 import math
@@ -103,15 +102,15 @@ def run(ctx: Context) -> Observed:
     traces: list[Trace] = []
     for study in sizes.studies:
         baseline += _baseline_ladder(ctx, study)
-        _free()
+        _free(ctx.device)
         train, weights, loss_gap, trace = _train(ctx, sizes, study, cold_s)
-        _free()
+        _free(ctx.device)
         throughput, agreement, accuracy = _infer(ctx, sizes, study, "throughput", cold_s, weights)
-        _free()
+        _free(ctx.device)
         latency, _, _ = _infer(ctx, sizes, study, "latency", cold_s, weights)
-        _free()
+        _free(ctx.device)
         sweep += _sweep(ctx, sizes, study, cold_s, (throughput, latency))
-        _free()
+        _free(ctx.device)
         rows += [train, throughput, latency]
         traces.append(trace)
         sameness.append(Sameness(study, agreement, accuracy, loss_gap))
@@ -404,12 +403,10 @@ def _peaks(ctx: Context, arms: Arms) -> dict[str, float | None]:
     return {arm: None if arm in REPLAYED else measure.peak_memory_mib(call, ctx.device) for arm, call in arms.items()}
 
 
-def _free() -> None:
+def _free(device: measure.Device) -> None:
     """Give everything of the last network back before the next one: graphs, caches, compiled code."""
     torch.compiler.reset()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    measure.free(device)
 
 
 def _profile(ctx: Context, sizes: Sizes, study: Study, arms: Arms) -> Trace:

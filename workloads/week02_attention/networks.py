@@ -220,4 +220,3 @@ def scores(task: Task, model: nn.Module, toggle: Toggle) -> list[float]:
             logits = model(inputs)
         found += task.score(logits, wanted).double().tolist()
     return found
-

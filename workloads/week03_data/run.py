@@ -164,10 +164,8 @@ def run(ctx: Context) -> Observed:
     if sizes.batch * sizes.readers > total:
         raise ValueError(f"batch: at most {total // sizes.readers}, for {sizes.readers} readers share {total} pictures")
     _check_shared_memory(sizes)
-    if ctx.device == "cpu":
-        torch.set_num_threads(1)  # tiny tensors, and workers beside this process
-    else:
-        torch.backends.cudnn.benchmark = True
+    measure.lone_thread(ctx.device)
+    torch.backends.cudnn.benchmark = True
     story = Story(ctx.device, sizes.batch, size=sizes.inputs[0])
     with tempfile.TemporaryDirectory(prefix="sprintbench-shards-") as folder, Exporter() as exporter:
         ctx.progress(f"metrics at http://127.0.0.1:{exporter.port}/metrics")

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -52,16 +53,16 @@ def gateway(engine_url: str, encoder_url: str, host: str, port: int, most_active
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), required=True)
 @click.option("--port", default=8000, show_default=True)
-def llm(model: Path, device: str, port: int) -> None:
+def llm(model: Path, device: Literal["cuda", "cpu"], port: int) -> None:
     """transformers' continuous batching behind vLLM's API."""
     import torch
 
+    from workloads import measure
     from workloads.week10_serving.llm_server import application
 
     if device == "cuda" and not torch.cuda.is_available():
         raise click.ClickException("--device cuda: torch sees no GPU")
-    if device == "cpu":
-        torch.set_num_threads(1)
+    measure.lone_thread(device)
     serve(application(model, device), "127.0.0.1", port)
 
 

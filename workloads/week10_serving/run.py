@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import gzip
 import json
 import random
@@ -79,8 +78,7 @@ SMOKE = Sizes(Lengths(8, 24, 6, 12), requests=8, batches=(2, 4), alone=8, checke
 def run(ctx: Context) -> Observed:
     began = time.monotonic()
     sizes = SMOKE if ctx.smoke else FULL
-    if ctx.device == "cpu":
-        torch.set_num_threads(1)  # tiny tensors, and cores that the servers need
+    measure.lone_thread(ctx.device)
     named = checkpoint.named(MODEL_VARIABLE)  # first of all: a wrong path ends the run before anything is measured
     story = Story(ctx.device, model=f"the checkpoint of {MODEL_VARIABLE}")
 
@@ -200,7 +198,7 @@ def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: S
             _, seconds = measure.seconds(partial(engines.generated, model, part))
         except torch.OutOfMemoryError:
             ctx.progress(f"static batch of {size}: out of memory")
-            _free(ctx)
+            measure.free(ctx.device)
             continue
         rates[size] = tokens_of(part) / seconds
         ctx.progress(f"static batch of {size}: {rates[size]:.0f} tok/s")
@@ -236,7 +234,7 @@ def _hold_to_reference(ctx: Context, sizes: Sizes, folder: Path, requests: Seque
         story.agreement[name] = engines.agreeing(reference, requests[:sizes.checked], tokens[:sizes.checked])
         ctx.progress("{}: {} of {} tokens as the float32 reference has them".format(name, *story.agreement[name]))
     del reference
-    _free(ctx)
+    measure.free(ctx.device)
 
 
 def _take_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, ...]]:
@@ -261,7 +259,7 @@ def _row(ctx: Context, name: str, policy: str, part: Sequence[Ask], call: Callab
         found, seconds = measure.seconds(call)
     except torch.OutOfMemoryError:
         story.engines.append(EngineRow(name, policy, 0, (), (0, 0), "out of memory"))
-        _free(ctx)
+        measure.free(ctx.device)
         return
     story.engines.append(EngineRow(name, policy, tokens_of(part), (seconds,), engines.identical(right[:len(part)], found)))
     ctx.progress(story.engines[-1].line())
@@ -378,7 +376,7 @@ def _shaped(ctx: Context, sizes: Sizes, at: Path, story: Story, late: Callable[[
     except (NotInstalled, NotStarted, EngineFailed, httpx.HTTPError) as error:
         story.miss(str(error), "shaped_ratio")
         ctx.progress(str(error))
-    _free(ctx)
+    measure.free(ctx.device)
 
 
 # ---------------------------------------------------------------------------------------------------- what is kept
@@ -395,9 +393,3 @@ def _write_requests(path: Path, story: Story) -> None:
             "requests": [[*(round(moment - start, 6) for moment in (one.due, one.sent, one.first, one.last)), one.tokens, one.error]
                          for one in row.load.served]})
     path.write_bytes(gzip.compress(json.dumps(loads).encode(), mtime=0))
-
-
-def _free(ctx: Context) -> None:
-    gc.collect()
-    if ctx.device == "cuda":
-        torch.cuda.empty_cache()
