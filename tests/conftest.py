@@ -21,6 +21,7 @@ from localhub.server import Fault, Logged, Service, served
 from localhub.state import BOT, Comment, Hub, Issue, Role, User
 
 TOKEN = "ghs_workflow"
+WEEKS_TOOLS = {"test_lm", "test_training", "test_corpus", "test_measure", "test_machine"}
 
 # Before any test imports torch, and for the processes that tests start: on tiny tensors its threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,6 +88,20 @@ class LocalHub:
               message: str = "Server Error", apply: bool = False, reset: bool = False, html: bool = False, delay_s: float = 0.0) -> None:
         """Breaks the next `times` requests of `method` whose path holds the regex `path`; see localhub.server.Fault."""
         self.service.faults.append(Fault(method, path, times, status, headers or {}, message, apply, reset, html, delay_s))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Coverage is that of bot/ and runner/. To the weeks and their tools it would only be a tracer that slows them down."""
+    for item in items:
+        if item.path.stem in WEEKS_TOOLS or item.path.stem.startswith("test_week"):
+            item.add_marker("no_cover")
+
+
+@pytest.fixture(autouse=True)
+def untraced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are the processes traced that such a test starts."""
+    if request.node.get_closest_marker("no_cover"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
