@@ -721,8 +721,10 @@ def _refuse_constant(name: str) -> None:
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    check_unique([key for key, _ in pairs], "JSON")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        check_unique([key for key, _ in pairs], "JSON")
+    return found
 
 
 class _Misfit(SpecError):
