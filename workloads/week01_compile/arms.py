@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from workloads import measure, scenes
-from workloads.week01_compile.models import Study, build
+from workloads.week01_compile.models import LAYOUTS, Study, build
 
 Regime = Literal["train", "throughput", "latency"]
 REGIMES: tuple[Regime, ...] = ("train", "throughput", "latency")
@@ -43,22 +43,21 @@ def compiled(function: Callable[..., Any], rung: Rung, device: str) -> Any:
 
 
 def data(study: Study, count: int, seed: int, device: str) -> tuple[Tensor, Tensor]:
-    """Images (count, 3, S, S) in channels_last, and labels: (count,) classes, or (count, S, S) where every pixel has one."""
+    """Images (count, 3, S, S), and labels: (count,) classes, or (count, S, S) where every pixel has one."""
     scene = scenes.render(count, study.side, seed, device, colour_cue=0.7)
-    return scene.images.contiguous(memory_format=torch.channels_last), scene.masks if study.dense else scene.labels
+    return scene.images, scene.masks if study.dense else scene.labels
 
 
 class Trainer:
     """A network, its optimiser and one batch; `forward` is the eager loss, `step` a whole training step through any forward.
 
-    The tuned eager baseline is the default: bf16 autocast, channels_last, fused AdamW, gradients freed between steps, and
-    cudnn.benchmark as run() sets it. `bf16` and `channels_last` switch it back for the rungs below.
+    The tuned eager baseline is the default: bf16 autocast, the study's memory layout, fused AdamW, gradients freed between steps,
+    and cudnn.benchmark as run() sets it. `bf16` switches it back for the rungs below.
     """
 
-    def __init__(self, study: Study, device: str, batch: int, seed: int, *, smoke: bool,
-                 bf16: bool = True, channels_last: bool = True) -> None:
+    def __init__(self, study: Study, device: str, batch: int, seed: int, *, smoke: bool, bf16: bool = True) -> None:
         self.study, self.device, self.bf16 = study, device, bf16
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+        layout = LAYOUTS[study.train_layout]
         self.model: nn.Module = build(study, device, smoke=smoke, seed=seed).to(memory_format=layout).train()
         on_gpu = device == "cuda"
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=study.learning_rate, fused=on_gpu, capturable=on_gpu)
@@ -93,10 +92,10 @@ class Inferencer:
 
     def __init__(self, study: Study, device: str, batch: int, seed: int, *, smoke: bool) -> None:
         self.study, self.device = study, device
-        model = build(study, device, smoke=smoke, seed=seed).to(torch.bfloat16)
-        self.model: nn.Module = model.to(memory_format=torch.channels_last).eval()
-        self.images, self.labels = data(study, batch, seed, device)
-        self.images = self.images.to(torch.bfloat16)
+        layout = LAYOUTS[study.infer_layout]
+        self.model: nn.Module = build(study, device, smoke=smoke, seed=seed).to(torch.bfloat16).to(memory_format=layout).eval()
+        images, self.labels = data(study, batch, seed, device)
+        self.images = images.to(torch.bfloat16).contiguous(memory_format=layout)
 
     def call(self, model: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits of the held batch."""

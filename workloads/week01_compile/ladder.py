@@ -191,7 +191,9 @@ def _notes(seen: Seen) -> tuple[str, ...]:
     traced = ["On a CPU a compiled rung is traced and run as it is, without generated code"] if seen.device == "cpu" else []
     return (
         f"Judged regime, declared before the run: {JUDGED}. Throughput and latency are published beside it",
-        "Eager baseline: bf16 (autocast in training), channels_last, cudnn.benchmark, fused AdamW, fused attention",
+        "Eager baseline: bf16 (autocast in training), cudnn.benchmark, fused AdamW, fused attention, in the faster memory layout; "
+        "every rung has the same",
+        *(f"{s.study.title}: {s.study.train_layout} in training, {s.study.infer_layout} in inference" for s in seen.sameness),
         "max-autotune here searches matrix products only: searching convolutions and pointwise kernels takes minutes a network",
         "Cold compile seconds: all networks and regimes side by side on this machine, caches empty. Warm: caches full",
         "Peak memory: of one call, and with it what the other rungs hold; not known of rungs that replay a CUDA graph",

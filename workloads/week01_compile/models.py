@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import timm
 import torch
@@ -11,12 +12,16 @@ from torch import Tensor, nn
 
 from workloads import scenes
 
+Layout = Literal["contiguous", "channels_last"]
+LAYOUTS: dict[Layout, torch.memory_format] = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
 
 @dataclass(frozen=True, slots=True)
 class Study:
     """One network: its name in tables and metrics, image side in pixels, batch sizes, and whether it labels every pixel.
 
-    `coupled` says that images of a batch influence each other (batch normalisation), so a reference takes them all at once.
+    `coupled` says that images of a batch influence each other (batch normalisation), so a reference takes them all at once. Every
+    arm has its activations in `train_layout` or `infer_layout`; run.py sets both to what the eager baseline is faster in.
     """
 
     key: str
@@ -27,6 +32,8 @@ class Study:
     dense: bool
     learning_rate: float
     coupled: bool = False
+    train_layout: Layout = "channels_last"
+    infer_layout: Layout = "channels_last"
 
 
 FULL = (

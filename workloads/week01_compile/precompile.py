@@ -1,6 +1,6 @@
 """Cold compilation, one process for each network and regime at once: it fills Inductor's cache and says what each rung cost.
 
-`python -m workloads.week01_compile.precompile NETWORK REGIME DEVICE BATCH SMOKE` compiles rung after rung and prints one
+`python -m workloads.week01_compile.precompile NETWORK REGIME LAYOUT DEVICE BATCH SMOKE RUNG...` compiles rung after rung and prints one
 JSON line for each: {"rung": ..., "seconds": ...}. Compiling is work for the CPU, so the processes run side by side; a rung
 that does not finish in time is named and left out, and everything after this reads the cache.
 """
@@ -13,12 +13,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from workloads import measure
 from workloads.week01_compile.arms import Inferencer, Regime, Rung, Trainer, compiled, set_up
-from workloads.week01_compile.models import FULL, SMOKE, Study
+from workloads.week01_compile.models import FULL, SMOKE, Layout, Study
 
 COMPILE_THREADS = 4  # of each process; twelve processes with Inductor's default would start hundreds
 
@@ -65,18 +66,19 @@ def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _start(job: Job, device: str, smoke: bool, log: Path) -> subprocess.Popen[bytes]:
     study, regime, batch, rungs = job
-    command = [sys.executable, "-m", __name__, study.key, regime, device, str(batch), str(int(smoke)), *rungs]
+    layout = study.train_layout if regime == "train" else study.infer_layout
+    command = [sys.executable, "-m", __name__, study.key, regime, layout, device, str(batch), str(int(smoke)), *rungs]
     with log.with_suffix(".out").open("wb") as out, log.with_suffix(".err").open("wb") as err:
         return subprocess.Popen(command, stdout=out, stderr=err, cwd=Path(__file__).parents[2])
 
 
-def main(key: str, regime: Regime, device: measure.Device, batch: int, smoke: bool, rungs: Sequence[Rung]) -> None:
+def main(key: str, regime: Regime, layout: Layout, device: measure.Device, batch: int, smoke: bool, rungs: Sequence[Rung]) -> None:
     set_up(device)
     if device == "cuda":
         from torch._inductor import config  # takes seconds, and only a compiler that generates code needs it
 
         config.compile_threads = COMPILE_THREADS
-    study = next(s for s in (SMOKE if smoke else FULL) if s.key == key)
+    study = next(replace(s, train_layout=layout, infer_layout=layout) for s in (SMOKE if smoke else FULL) if s.key == key)
     for rung in rungs:
         if regime == "train":
             trainer = Trainer(study, device, batch, 0, smoke=smoke)
@@ -90,5 +92,6 @@ def main(key: str, regime: Regime, device: measure.Device, batch: int, smoke: bo
 
 
 if __name__ == "__main__":
-    network, regime_name, device_name, batch_text, smoke_text, *rung_names = sys.argv[1:]
-    main(network, regime_name, device_name, int(batch_text), smoke_text == "1", rung_names)  # type: ignore[arg-type]  # our own argv
+    network, regime_name, layout_name, device_name, batch_text, smoke_text, *rung_names = sys.argv[1:]
+    main(network, regime_name, layout_name, device_name,  # type: ignore[arg-type]  # our own argv
+         int(batch_text), smoke_text == "1", rung_names)  # type: ignore[arg-type]

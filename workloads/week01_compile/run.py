@@ -1,7 +1,7 @@
 """Week 01's measurement: the ladder from tuned eager to max-autotune, checked against fp64, then timed side by side.
 
-What to expect is in the package's docstring. Order: compile cold in other processes, measure the ceilings, then network by
-network: correctness of every rung first, timing second, the short training that compares final losses third. A rung whose
+What to expect is in the package's docstring. Order: tune eager, compile cold in other processes, measure the ceilings, then network
+by network: correctness of every rung first, timing second, the short training that compares final losses third. A rung whose
 outputs or gradients are further from fp64 than 1.5 times eager's own error cannot win, however fast it is.
 """
 
@@ -40,7 +40,7 @@ from workloads.week01_compile.arms import (
 )
 from workloads.week01_compile.kernels import break_down, read_trace
 from workloads.week01_compile.ladder import AGAIN, EAGER, GRAPH, ColdSeconds, Row, Sameness, Seen, observed
-from workloads.week01_compile.models import FULL, SMOKE, Study, build
+from workloads.week01_compile.models import FULL, LAYOUTS, SMOKE, Layout, Study, build
 from workloads.week01_compile.precompile import Job, cold_seconds
 
 COLD_LIMIT_S = 140  # rungs that take longer to compile are named in the notes and not timed
@@ -86,6 +86,15 @@ def run(ctx: Context) -> Observed:
     torch.backends.cudnn.benchmark = True
     set_up(ctx.device)
 
+    baseline: list[tuple[Cell, ...]] = []
+    studies: list[Study] = []
+    for study in sizes.studies:
+        tuned, cells = _tuned(ctx, study)
+        studies.append(tuned)
+        baseline += cells
+        _free(ctx.device)
+    sizes = replace(sizes, studies=tuple(studies))
+
     jobs: list[Job] = [(study, regime, _batch(study, regime), sizes.rungs) for study in sizes.studies for regime in REGIMES]
     jobs += [(study, "throughput", SWEEP_BATCH, (sizes.sweep_rung,)) for study in sizes.studies]
     if ctx.smoke:
@@ -96,13 +105,10 @@ def run(ctx: Context) -> Observed:
     ctx.progress("measured ceilings: " + ", ".join(f"{m.estimate.value:.4g} {m.unit}" for m in ceilings))
 
     rows: list[Row] = []
-    baseline: list[tuple[Cell, ...]] = []
     sweep: list[tuple[Cell, ...]] = []
     sameness: list[Sameness] = []
     traces: list[Trace] = []
     for study in sizes.studies:
-        baseline += _baseline_ladder(ctx, study)
-        _free(ctx.device)
         train, weights, loss_gap, trace = _train(ctx, sizes, study, cold_s)
         _free(ctx.device)
         throughput, agreement, accuracy = _infer(ctx, sizes, study, "throughput", cold_s, weights)
@@ -270,31 +276,46 @@ def _steps(trainer: Trainer, forward: Forward, seed: int, steps: int, tail: int)
     return float(total) / tail
 
 
-def _baseline_ladder(ctx: Context, study: Study) -> list[tuple[Cell, ...]]:
-    """What tuning the baseline is worth: a training step from float32 as it comes up to the eager baseline, which adds only
-    cudnn.benchmark. A search for the fastest float32 convolutions would take a minute a network."""
-    names = ("fp32", "TF32", "bf16", "bf16 channels_last")
-    trainers = {name: Trainer(study, ctx.device, study.train_batch, ctx.seed, smoke=ctx.smoke, bf16=name.startswith("bf16"),
-                              channels_last=name.endswith("channels_last")) for name in names}
+def _tuned(ctx: Context, study: Study) -> tuple[Study, list[tuple[Cell, ...]]]:
+    """`study` in the memory layouts that its eager baseline is faster in, and what tuning that baseline is worth: a training step
+    from float32 as it comes up to bf16 in both layouts with cudnn.benchmark. A search for the fastest float32 convolutions would
+    take a minute a network."""
+    searched: dict[str, Layout] = {"bf16, searched": "contiguous", "bf16 channels_last, searched": "channels_last"}
+    names = ("fp32", "TF32", "bf16", "bf16 channels_last", *searched)
+    trainers = {name: Trainer(replace(study, train_layout="channels_last" if "channels_last" in name else "contiguous"), ctx.device,
+                              study.train_batch, ctx.seed, smoke=ctx.smoke, bf16=name.startswith("bf16")) for name in names}
 
     def step(name: str) -> None:
+        torch.backends.cudnn.benchmark = name in searched
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
         trainers[name].step(trainers[name].forward)
 
-    torch.backends.cudnn.benchmark = False
     try:
         times = measure.time_interleaved({name: partial(step, name) for name in names}, device=ctx.device, blocks=6, block_ms=1.0,
                                          warmup_s=0.0)
     except torch.OutOfMemoryError:
-        return [(study.title, name, study.train_batch, "out of memory", None, None, None) for name in names]
+        return study, [(study.title, name, study.train_batch, "out of memory", None, None, None) for name in names]
     finally:
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         trainers.clear()
+    medians = {name: statistics.median(times[name]) for name in names}
+    ctx.progress(f"{study.title} train, eager: " + ", ".join(f"{name} {ms:.4g} ms" for name, ms in medians.items()))
     gains = {name: measure.ratio(times["fp32"], times[name]) for name in names}
-    ctx.progress(f"{study.title} train, untuned: " + ", ".join(f"{name} {statistics.median(times[name]):.4g} ms" for name in names))
-    return [(study.title, name, study.train_batch, statistics.median(times[name]), gain.value, gain.low, gain.high)
-            for name, gain in gains.items()]
+    tuned = replace(study, train_layout=searched[min(searched, key=medians.__getitem__)], infer_layout=_faster_layout(ctx, study))
+    return tuned, [(study.title, name, study.train_batch, medians[name], gain.value, gain.low, gain.high) for name, gain in gains.items()]
+
+
+def _faster_layout(ctx: Context, study: Study) -> Layout:
+    """In which the eager baseline infers a full batch faster; a single image waits for the host in either."""
+    calls: dict[str, Callable[[], object]] = {}
+    for layout in LAYOUTS:
+        inferencer = Inferencer(replace(study, infer_layout=layout), ctx.device, study.infer_batch, ctx.seed, smoke=ctx.smoke)
+        calls[layout] = partial(inferencer.call, inferencer.model)
+    times = measure.time_interleaved(calls, device=ctx.device, blocks=6, block_ms=1.0, warmup_s=0.0)
+    medians = {layout: statistics.median(times[layout]) for layout in LAYOUTS}
+    ctx.progress(f"{study.title} throughput, eager: " + ", ".join(f"{layout} {ms:.4g} ms" for layout, ms in medians.items()))
+    return min(LAYOUTS, key=medians.__getitem__)
 
 
 # ---------------------------------------------------------------------------------------------------- inference
