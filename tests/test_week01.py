@@ -134,7 +134,7 @@ def test_what_is_compiled_ahead_is_compiled_under_the_same_settings(monkeypatch:
     monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
     try:
         seen = []
-        for start in (lambda: precompile.main("vit_b16", "latency", "cpu", 1, True, ()), lambda: set_up("cpu")):
+        for start in (lambda: precompile.main("vit_b16", "latency", "channels_last", "cpu", 1, True, ()), lambda: set_up("cpu")):
             torch.set_float32_matmul_precision("highest")
             torch.set_num_threads(2)
             start()
