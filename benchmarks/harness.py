@@ -4,9 +4,10 @@ Every round visits the methods in shuffled order; each times one kernel twice, a
 for every method. From that, for each kernel and method:
 
 - A/A width: the 95% width of the ratio of the two medians. The truth is 1, so a narrower one tells smaller gains apart.
-- Bias: the method's median over the truth. Hot, the truth is the host's clock over one long loop that ends with an idle
-  device; cold, the kernels' own durations as the GPU stamped them (CUPTI). Neither uses an event around a single call. The
-  cold truth does not exist on the CPU (--smoke).
+- Bias: the method's median over the truth. Hot, the truth is the host's clock over two loops as long as the trial, one before and
+  one after it, each ending with an idle device; cold, the kernels' own durations as the GPU stamped them (CUPTI). Neither uses an
+  event around a single call. The cold truth does not exist on the CPU (--smoke). Where the two loops themselves differ by more
+  than the bar, as when the host is what limits them, the bias is shown and not judged.
 - Cost: wall time over the time the kernel itself ran, all calls together.
 """
 
@@ -34,7 +35,6 @@ ARM_MS = 50.0  # for each of the two arms of a pair
 BLOCKS = 10
 WARMUP_MS = 10
 ROUNDS = 25
-TRUTH_MS = 30.0
 PROFILED_CALLS = 100
 PROFILE_EVERY = 10
 SMOKE_ROUNDS = 3
@@ -71,15 +71,28 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Truth:
+    """Milliseconds a call, and by what share two looks at it differ (0.0 where one look is all there is)."""
+
+    ms: float
+    unsure: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """What one method showed on one kernel; `bias` is None where there is no truth."""
+    """What one method showed on one kernel; `bias` is None where there is no truth, `unsure` how far the truth differs from itself."""
 
     kernel: str
     method: Method
     ms: float
     aa_width: float
     bias: float | None
+    unsure: float
     cost: float
+
+    @property
+    def judged(self) -> bool:
+        return self.bias is not None and self.unsure < BIAS_BAR
 
 
 # ---------------------------------------------------------------------------------------------------- kernels
@@ -142,20 +155,20 @@ def methods(device: measure.Device, arm_ms: float) -> list[Method]:
 
 
 class LoopTruth:
-    """Milliseconds a call by the host's clock over one long loop that ends with an idle device: no event, no block."""
+    """Milliseconds a call by the host's clock over loops of `loop_ms` that end with an idle device: no event, no block."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, loop_ms: float) -> None:
         self.call = call
         self.calls = 20
-        self.calls = max(20, min(20_000, math.ceil(TRUTH_MS / self.hot_ms())))
+        self.calls = max(20, min(20_000, math.ceil(loop_ms / self.loop_ms())))
 
-    def hot_ms(self) -> float:
+    def loop_ms(self) -> float:
         def loop() -> None:
             for _ in range(self.calls):
                 self.call()
         return measure.seconds(loop)[1] * 1000 / self.calls
 
-    def cold_ms(self) -> float | None:
+    def cold(self) -> Truth | None:
         """None: what one call takes with empty caches, only a GPU's own time stamps can say."""
         return None
 
@@ -164,26 +177,34 @@ class GpuTruth(LoopTruth):
     """Adds the cold truth: the kernels' durations as the GPU stamped them (CUPTI, through torch.profiler), the caches
     overwritten before each call. Profiling costs more than a trial, so it is done once in PROFILE_EVERY asks."""
 
-    def __init__(self, call: Call) -> None:
-        super().__init__(call)
+    def __init__(self, call: Call, loop_ms: float) -> None:
+        super().__init__(call, loop_ms)
         l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-        self.flush = torch.empty(max(measure.FLUSH_BYTES, 2 * l2_bytes), dtype=torch.int8, device="cuda")
-        self.asked, self.last_ms = 0, 0.0
+        flush = torch.empty(max(measure.FLUSH_BYTES, 2 * l2_bytes), dtype=torch.int8, device="cuda").zero_
+        flushing = {name for name, _ in self._kernels(flush)}
 
-    def cold_ms(self) -> float:
-        if self.asked % PROFILE_EVERY == 0:
-            self.last_ms = self._profiled_ms()
+        def look() -> Truth:
+            own = [ms for name, ms in self._kernels(flush, call) if name not in flushing]
+            return Truth(sum(own) / PROFILED_CALLS)
+
+        self.look = look
+        self.asked, self.last = 0, look()
+
+    def cold(self) -> Truth:
         self.asked += 1
-        return self.last_ms
+        if self.asked % PROFILE_EVERY == 0:
+            self.last = self.look()
+        return self.last
 
-    def _profiled_ms(self) -> float:
+    @staticmethod
+    def _kernels(*calls: Call) -> list[tuple[str, float]]:
+        """Names and milliseconds of all that the GPU did for PROFILED_CALLS rounds of `calls`."""
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
             for _ in range(PROFILED_CALLS):
-                self.flush.zero_()
-                self.call()
+                for call in calls:
+                    call()
             torch.cuda.synchronize()
-        own = [float(e.device_time) for e in profiler.events() if e.device_type.name == "CUDA" and "Memset" not in e.name]
-        return sum(own) / PROFILED_CALLS / 1000
+        return [(e.name, float(e.device_time) / 1000) for e in profiler.events() if e.device_type.name == "CUDA"]
 
 
 # ---------------------------------------------------------------------------------------------------- trial
@@ -193,11 +214,15 @@ def trial(name: str, call: Call, contestants: Sequence[Method], truth: LoopTruth
           order: random.Random) -> tuple[list[Row], list[dict[str, object]]]:
     """One kernel under every method: the rows of the table, and the raw samples they come from."""
     pairs: dict[str, list[Pair]] = {m.name: [] for m in contestants}
-    truths: dict[str, list[float | None]] = {m.name: [] for m in contestants}
+    truths: dict[str, list[Truth | None]] = {m.name: [] for m in contestants}
     for number in range(rounds + 1):
         for method in order.sample(list(contestants), len(contestants)):
-            known = truth.hot_ms() if method.mode == "hot" else truth.cold_ms()
+            known = truth.cold() if method.mode == "cold" else None
+            before = truth.loop_ms() if method.mode == "hot" else 0.0
             (a, b, calls), wall_s = measure.seconds(functools.partial(method.trial, call))
+            if method.mode == "hot":
+                after = truth.loop_ms()
+                known = Truth((before + after) / 2, abs(before / after - 1))
             if number:  # the first round warms up
                 pairs[method.name].append(Pair(a, b, calls, wall_s))
                 truths[method.name].append(known)
@@ -206,13 +231,15 @@ def trial(name: str, call: Call, contestants: Sequence[Method], truth: LoopTruth
     for method in contestants:
         seen = list(zip(pairs[method.name], truths[method.name], strict=True))
         low, high = np.quantile([pair.ratio for pair, _ in seen], (0.025, 0.975))
-        biases = [pair.ms / ms - 1 for pair, ms in seen if ms]
-        costs = [pair.wall_s * 1000 / (pair.calls * (ms or pair.ms)) for pair, ms in seen]
+        biases = [pair.ms / known.ms - 1 for pair, known in seen if known]
+        costs = [pair.wall_s * 1000 / (pair.calls * (known.ms if known else pair.ms)) for pair, known in seen]
         rows.append(Row(name, method, statistics.median(pair.ms for pair, _ in seen), float(high - low),
-                        statistics.median(biases) if biases else None, statistics.median(costs)))
-        raw += [{"kernel": name, "method": method.name, "mode": method.mode, "round": i, "truth_ms": ms and _kept(ms), "calls": pair.calls,
+                        statistics.median(biases) if biases else None,
+                        statistics.median(known.unsure if known else 0.0 for _, known in seen), statistics.median(costs)))
+        raw += [{"kernel": name, "method": method.name, "mode": method.mode, "round": i, "truth_ms": known and _kept(known.ms),
+                 "truth_unsure": known and _kept(known.unsure), "calls": pair.calls,
                  "wall_s": pair.wall_s, "a_ms": [_kept(v) for v in pair.a], "b_ms": [_kept(v) for v in pair.b]}
-                for i, (pair, ms) in enumerate(seen)]
+                for i, (pair, known) in enumerate(seen)]
     return rows, raw
 
 
@@ -224,7 +251,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| kernel | mode | method | median us | A/A width, 95% | bias against truth | wall / kernel time |",
              "|---|---|---|---:|---:|---:|---:|"]
     for row in rows:
-        bias = "no truth" if row.bias is None else f"{row.bias:+.2%}"
+        bias = "no truth" if row.bias is None else f"{row.bias:+.2%}" if row.judged else f"{row.bias:+.2%}, truth ± {row.unsure:.1%}"
         lines.append(f"| {row.kernel} | {row.method.mode} | {row.method.name} | {row.ms * 1000:.2f} | {row.aa_width:.3%} "
                      f"| {bias} | {row.cost:.1f} |")
     return "\n".join(lines)
@@ -236,9 +263,10 @@ def summary(rows: Sequence[Row]) -> str:
     duels = [(row, peer) for row in ours for peer in rows
              if not peer.method.ours and (peer.kernel, peer.method.mode) == (row.kernel, row.method.mode)]
     narrow = sum(row.aa_width <= peer.aa_width for row, peer in duels)
-    judged = [row.bias for row in ours if row.bias is not None]
+    judged = [row.bias for row in ours if row.bias is not None and row.judged]
     return (f"measure.py: A/A width no wider than the peer's in {narrow} of {len(duels)} comparisons; "
-            f"bias under {BIAS_BAR:.0%} in {sum(abs(bias) < BIAS_BAR for bias in judged)} of {len(judged)}.")
+            f"bias under {BIAS_BAR:.0%} in {sum(abs(bias) < BIAS_BAR for bias in judged)} of {len(judged)}, "
+            f"not judged in {len(ours) - len(judged)}.")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -248,18 +276,19 @@ def summary(rows: Sequence[Row]) -> str:
               help=f"A/A trials of each method.  [default: {ROUNDS}; {SMOKE_ROUNDS} in a smoke run]")
 @click.option("--smoke", is_flag=True, help="A few seconds on the CPU, without triton. The figures mean nothing.")
 def main(out: Path | None, rounds: int | None, smoke: bool) -> None:
-    """Hold the clock against triton's do_bench and torch's Timer. Prints a Markdown table; about two minutes on a GPU."""
+    """Hold the clock against triton's do_bench and torch's Timer. Prints a Markdown table; about four minutes on a GPU."""
     device: measure.Device = "cpu" if smoke else "cuda"
     if not smoke and not torch.cuda.is_available():
         raise click.UsageError("no CUDA GPU here: add --smoke for the tiny CPU version, or run this on a GPU machine")
     torch.manual_seed(0)
-    contestants = methods(device, SMOKE_ARM_MS if smoke else ARM_MS)
+    arm_ms = SMOKE_ARM_MS if smoke else ARM_MS
+    contestants = methods(device, arm_ms)
     kernels = cpu_kernels() if smoke else gpu_kernels()
     rows: list[Row] = []
     raw: list[dict[str, object]] = []
     for name, call in kernels.items():
         click.echo(f"{name}: {len(contestants)} methods", err=True)
-        truth = LoopTruth(call) if smoke else GpuTruth(call)
+        truth = (LoopTruth if smoke else GpuTruth)(call, 2 * arm_ms)
         more_rows, more_raw = trial(name, call, contestants, truth, rounds or (SMOKE_ROUNDS if smoke else ROUNDS), random.Random(0))
         rows += more_rows
         raw += more_raw

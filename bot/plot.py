@@ -149,7 +149,7 @@ def _lines(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> li
         xs = sorted(points)
         colour = COLOURS[place % len(COLOURS)]
         ys = [math.nan if (y := points[x].y) is None else y for x in xs]
-        axes.plot(xs, ys, color=colour, marker=_marker(place), markersize=4.5, linewidth=1.8, zorder=3)
+        axes.plot(xs, ys, color=colour, marker=_again(MARKERS, place), markersize=4.5, linewidth=1.8, zorder=3)
         for x in xs:
             _whisker(axes, x, points[x], colour)
         shown = [(x, y) for x in xs if (y := points[x].y) is not None]
@@ -191,7 +191,7 @@ def _stacked(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> 
     for order, name in enumerate(names):
         colour = COLOURS[order % len(COLOURS)]
         values = [heights[bar].get(name, 0.0) for bar in bars]
-        axes.bar(range(len(bars)), values, bottom=floors, width=0.62, color=colour, hatch=HATCHES[order % len(HATCHES)],
+        axes.bar(range(len(bars)), values, bottom=floors, width=0.62, color=colour, hatch=_again(HATCHES, order),
                  edgecolor=PAPER, linewidth=0.8, zorder=2)
         for place, (value, floor, text) in enumerate(zip(values, floors, _alike([*values, *tops])[:len(bars)], strict=True)):
             if value > ROW * axes.get_ylim()[1] and len(bars) <= 10:
@@ -253,9 +253,9 @@ def _reach(points: Iterable[Point]) -> list[float]:
     return [v for point in points if point.y is not None for v in (point.y, point.low, point.high) if v is not None]
 
 
-def _marker(place: int) -> str:
-    """Of the series at `place`: where the colours come round again, each meets another marker."""
-    return MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+def _again(styles: Sequence[str], place: int) -> str:
+    """The marker or hatch of the series at `place`: where the colours come round again, each meets another one."""
+    return styles[(place + place // len(COLOURS)) % len(styles)]
 
 
 def _short(value: float) -> str:

@@ -46,6 +46,8 @@ SIGNIFICANT = 7  # decimal digits kept of a raw sample: finer than any timer her
 # so that a short kernel is queued before its start event fires and launch latency does not count as kernel time.
 FLUSH_BYTES = 256 * 2**20
 LEAST_HOT_CALLS = 3  # a block of one call would start on an idle GPU and time the launch of its first kernels too
+OVERHEAD_PAIRS = 51  # of events, to learn what a pair costs
+FURTHER_KERNELS = 3  # few enough to be launched while a flush runs
 CPU_FLUSH_BYTES = 64 * 2**20  # last-level caches of common servers are 32-64 MB a socket
 
 
@@ -211,22 +213,25 @@ def _host_block(call: Call, calls: int) -> tuple[float, float]:
 def _event_overhead_ms(flush: Call, pool: list[torch.cuda.Event]) -> float:
     """What two events around one call show beyond the call: the intercept of elapsed time over the number of tiny kernels.
 
-    A pair of events with nothing between them would not do: starting and draining a first kernel is part of the price.
+    A pair of events with nothing between them would not do: starting and draining a first kernel is part of the price. All pairs
+    are queued at once, as in a block: waiting for each would leave the GPU idle at the next one's start event whenever the host is
+    slow, and what the host takes to launch would count as the events' own.
     """
     cell = torch.zeros(1, device="cuda")
-    pool.extend(_events(2 - len(pool)))
+    pool.extend(_events(2 * OVERHEAD_PAIRS - len(pool)))
 
     def elapsed_ms(kernels: int) -> float:
-        flush()
-        pool[0].record()
-        for _ in range(kernels):
-            cell.add_(1)
-        pool[1].record()
-        pool[1].synchronize()
-        return float(pool[0].elapsed_time(pool[1]))
+        for i in range(OVERHEAD_PAIRS):
+            flush()
+            pool[2 * i].record()
+            for _ in range(kernels):
+                cell.add_(1)
+            pool[2 * i + 1].record()
+        torch.cuda.synchronize()
+        return statistics.median(float(pool[2 * i].elapsed_time(pool[2 * i + 1])) for i in range(OVERHEAD_PAIRS))
 
-    one, six = (statistics.median(elapsed_ms(kernels) for _ in range(51)) for kernels in (1, 6))
-    return max(0.0, one - (six - one) / 5)
+    one, few = (elapsed_ms(kernels) for kernels in (1, 1 + FURTHER_KERNELS))
+    return max(0.0, one - (few - one) / FURTHER_KERNELS)
 
 
 def _warm(watch: _Watch, arms: Mapping[str, Call], block_ms: float, warmup_s: float) -> tuple[dict[str, int], float, bool]:
