@@ -18,7 +18,6 @@ from workloads.week03_data.loaders import as_tensor
 from workloads.week03_data.shards import Entry, Shard, jpegs
 
 AT_ONCE = 256
-CROPPED = "cropped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,8 @@ class Found:
 
     @property
     def worst(self) -> Kind:
-        """The kind of edit least often found, crops apart."""
-        return min((kind for kind in self.kinds if kind.edit != CROPPED), key=lambda kind: kind.found / kind.planted)
+        """The kind of edit least often found."""
+        return min(self.kinds, key=lambda kind: kind.found / kind.planted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +69,45 @@ class Report:
 
 
 def thumbnails(shards: Sequence[Shard], stage: Stage) -> Tensor:
-    """(N, 3, SIDE, SIDE) uint8 of every picture, decoded by the engine's planar decoder."""
+    """(N, V, 3, SIDE, SIDE) uint8 of every picture in each of its views, decoded by the engine's planar decoder."""
     every = [as_tensor(jpeg) for jpeg in jpegs(shards)]
     made = []
     with stage.alone():
         for first in range(0, len(every), AT_ONCE):
-            made += [images.thumbnail(picture, minhash.SIDE) for picture in stage.decode(every[first:first + AT_ONCE])]
+            for picture in stage.decode(every[first:first + AT_ONCE]):
+                made.append(torch.stack([images.thumbnail(view, minhash.SIDE) for view in minhash.views(picture)]))
         held = torch.stack(made)
         stage.finish()
     return held
 
 
-def find(of: str, words: Tensor, entries: Sequence[Entry], threshold: float, edits: Sequence[str],
-         edit_of: Callable[[Entry], str]) -> tuple[Found, minhash.Pairs]:
-    """Sign, index, verify and hold against the truth; recall by kind in the order of `edits`."""
-    sketches = minhash.signatures(words)
+def find_pictures(thumbnails: Tensor, entries: Sequence[Entry]) -> tuple[Found, minhash.Pairs]:
+    """Near-duplicates among (N, V, 3, SIDE, SIDE) thumbnails."""
+    flat, shape = thumbnails.flatten(0, 1), thumbnails.shape[:2]
+    words, signs = (take(flat).unflatten(0, shape) for take in (minhash.image_shingles, minhash.image_signs))
+
+    def hold(_: Tensor, pairs: minhash.Pairs) -> minhash.Pairs:
+        return minhash.alike(signs, pairs, minhash.SIGNS_ALIKE)
+
+    return _find("image", words, entries, minhash.IMAGE_THRESHOLD, hold, images.EDITS, lambda entry: entry.edit)
+
+
+def find_captions(entries: Sequence[Entry]) -> tuple[Found, minhash.Pairs]:
+    """Near-duplicates among captions."""
+    words = minhash.text_shingles([entry.caption for entry in entries])
+
+    def hold(sketches: Tensor, pairs: minhash.Pairs) -> minhash.Pairs:
+        return minhash.alike(sketches, pairs, minhash.TEXT_THRESHOLD)
+
+    return _find("text", words[:, None], entries, minhash.TEXT_THRESHOLD, hold, images.CAPTION_EDITS, lambda entry: entry.caption_edit)
+
+
+def _find(of: str, words: Tensor, entries: Sequence[Entry], threshold: float, hold: Callable[[Tensor, minhash.Pairs], minhash.Pairs],
+          edits: Sequence[str], edit_of: Callable[[Entry], str]) -> tuple[Found, minhash.Pairs]:
+    """Sign (N, V, L) words, index, keep the candidates that `hold`, and look at the truth; recall by kind in the order of `edits`."""
+    sketches = minhash.signatures(words.flatten(0, 1)).unflatten(0, words.shape[:2])
     lsh = minhash.index(threshold)
-    pairs = minhash.alike(sketches, minhash.candidates(sketches, lsh), threshold)
+    pairs = hold(sketches, minhash.candidates(sketches, lsh))
     truth = planted(entries)
     copies = {edit: [pair in pairs for pair, entry in truth.items() if edit_of(entry) == edit] for edit in edits}
     recall = tuple(Kind(of, edit, sum(seen), len(seen)) for edit, seen in copies.items() if seen)

@@ -12,7 +12,7 @@ from workloads import measure
 from workloads.spec import Cell, Chart, Column, Estimate, Metric, Observed, Table, Target, percentile, plain_text
 from workloads.week03_data import BUSY, DECODED, IDLE, PRECISION, RATIO, RECALL, SAME
 from workloads.week03_data.dashboard import Track
-from workloads.week03_data.duplicates import CROPPED, Report, curve_gap
+from workloads.week03_data.duplicates import Report, curve_gap
 from workloads.week03_data.timeline import Step, idle_percent, wall_ms, windows
 from workloads.week03_data.usage import Usage
 
@@ -242,9 +242,6 @@ def _notes(story: Story) -> Iterator[str]:
         yield (f"The consumer at {story.size} px asks for {story.demand:,.0f} img/s; turbo workers alone give {story.turbo_alone:,.0f}"
                + ("" if story.starved else ": no input size starves it, so R shows little"))
     if report := story.duplicates:
-        crops = next((kind for found in report.found for kind in found.kinds if kind.edit == CROPPED), None)
-        if crops:
-            yield f"Crops, not part of the target: {crops.found} of {crops.planted} found"
         ours, theirs = report.per_second
         yield f"MinHash over {report.pictures:,} pictures: {ours:,.0f} sets/s ours, {theirs:,.0f} by datasketch"
     for rung in story.rungs:

@@ -24,32 +24,58 @@ SCHEME = "affine32"
 SIDE, BLOCK, STRIDE = 64, 16, 8  # thumbnails are SIDE wide; blocks of BLOCK every STRIDE pixels
 FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2))  # whose signs make a block's two words
 BITS = 3  # signs a word: more tell pictures apart better, fewer survive a crop better
+# A picture is looked for as it is, and as four crops of its own: with their corners at these shares of a side, no crop by 5% is
+# further than 1.25% of a side from one of them, and a shift of 1.25% leaves most blocks' signs alone.
+CROP, CORNERS = 0.95, ((0.0125, 0.0125), (0.0125, 0.0375), (0.0375, 0.0125), (0.0375, 0.0375))
 GRAM = 5  # characters of a text shingle
 IMAGE_THRESHOLD, TEXT_THRESHOLD = 0.35, 0.7
+# Of a candidate pair of pictures the signs of fourteen frequencies of every block are compared, as in a perceptual hash: among 20,000
+# pictures some hundreds of unrelated pairs have signatures that agree as well as a crop's.
+SIGN_FREQUENCIES = tuple((down, across) for down in range(5) for across in range(5) if 0 < down + across <= 4)
+SIGNS_ALIKE = 0.8
 LUMA = (0.299, 0.587, 0.114)
 MASK = 2**32 - 1
+AT_ONCE = 4096  # pairs whose marks are compared at a time
 ROOM_BYTES = 2**28  # of the largest tensor held while signatures are taken
 
 Pairs = set[tuple[int, int]]  # of indices, the smaller first
+
+
+def views(picture: Tensor) -> list[Tensor]:
+    """(3, H, W), and its four crops, views of the same memory."""
+    height, width = picture.shape[1:]
+    tall, wide = round(CROP * height), round(CROP * width)
+    corners = [(round(top * height), round(left * width)) for top, left in CORNERS]
+    return [picture, *(picture[:, top:top + tall, left:left + wide] for top, left in corners)]
 
 
 def image_shingles(thumbnails: Tensor) -> Tensor:
     """(N, 98) int64 words of (N, 3, SIDE, SIDE) uint8 pictures: where a block is, and the signs of its lowest DCT frequencies.
 
     Signs withstand compression, size and colour. Of a picture and its mirror image the one whose left half is brighter is
-    taken, so a flip changes nothing; a crop shifts the blocks and costs most of the words.
+    taken, so a flip changes nothing; a crop shifts the blocks and costs most of the words, wherefore there are `views`.
     """
+    signs = _signs(thumbnails, FREQUENCIES)
+    codes = (signs.unflatten(-1, (-1, BITS)).long() << torch.arange(BITS, device=signs.device)).sum(-1).flatten(1)
+    return (torch.arange(codes.shape[1], device=codes.device) << BITS) + codes
+
+
+def image_signs(thumbnails: Tensor) -> Tensor:
+    """(N, 686) booleans of (N, 3, SIDE, SIDE) uint8 pictures: of each block the signs of fourteen DCT frequencies."""
+    return _signs(thumbnails, SIGN_FREQUENCIES).flatten(1)
+
+
+def _signs(thumbnails: Tensor, frequencies: Sequence[tuple[int, int]]) -> Tensor:
+    """(N, blocks, frequencies) booleans, of each picture or its mirror image."""
     luma = (thumbnails.float() * torch.tensor(LUMA, device=thumbnails.device)[:, None, None]).sum(1)
     half = SIDE // 2
     mirrored = luma[:, :, :half].mean((1, 2)) < luma[:, :, half:].mean((1, 2))
     luma = torch.where(mirrored[:, None, None], luma.flip(-1), luma)
     blocks = luma.unfold(1, BLOCK, STRIDE).unfold(2, BLOCK, STRIDE)
     places = (torch.arange(BLOCK, device=luma.device) + 0.5) * (math.pi / BLOCK)
-    waves = torch.stack([torch.cos(places * k) for k in range(1 + max(max(pair) for pair in FREQUENCIES))])
+    waves = torch.stack([torch.cos(places * k) for k in range(1 + max(max(pair) for pair in frequencies))])
     dct = torch.einsum("ka,nxyab,lb->nxykl", waves, blocks, waves)
-    signs = torch.stack([dct[..., k, m] > 0 for k, m in FREQUENCIES], -1).flatten(1, 2)
-    codes = (signs.unflatten(-1, (-1, BITS)).long() << torch.arange(BITS, device=luma.device)).sum(-1).flatten(1)
-    return (torch.arange(codes.shape[1], device=codes.device) << BITS) + codes
+    return torch.stack([dct[..., k, m] > 0 for k, m in frequencies], -1).flatten(1, 2)
 
 
 def text_shingles(texts: Sequence[str]) -> Tensor:
@@ -91,23 +117,30 @@ def index(threshold: float) -> MinHashLSH:
 
 
 def candidates(sketches: Tensor, lsh: MinHashLSH) -> Pairs:
-    """Pairs that share a band of `lsh`, of (N, PERMUTATIONS) signatures."""
-    found: Pairs = set()
+    """Pairs of which one, in any of its views, shares a band of `lsh` with the other as it is; of (N, V, PERMUTATIONS) signatures,
+    those of each item as it is first."""
     permutations = MinHash(PERMUTATIONS, scheme=SCHEME).permutations
-    for key, values in enumerate(sketches.cpu().numpy().astype(np.uint32)):
-        sketch = MinHash(hashvalues=values, permutations=permutations, scheme=SCHEME)
-        found.update((other, key) for other in lsh.query(sketch))  # only earlier ones are in it
-        lsh.insert(key, sketch, check_duplication=False)
-    return found
+    rows = [[MinHash(hashvalues=values, permutations=permutations, scheme=SCHEME) for values in views]
+            for views in sketches.cpu().numpy().astype(np.uint32)]
+    for key, row in enumerate(rows):
+        lsh.insert(key, row[0], check_duplication=False)
+    return {(min(key, other), max(key, other)) for key, row in enumerate(rows) for view in row for other in lsh.query(view) if other != key}
 
 
-def alike(sketches: Tensor, pairs: Pairs, threshold: float) -> Pairs:
-    """Those pairs whose signatures agree in at least a share `threshold` of their places: an estimate of J with a standard
-    error of at most 0.5 / sqrt(PERMUTATIONS) = 0.044."""
+def alike(marks: Tensor, pairs: Pairs, threshold: float) -> Pairs:
+    """Those pairs of which one, in any of its views, agrees with the other as it is in at least a share `threshold` of (N, V, M) marks.
+
+    The agreement of signatures estimates J with a standard error of at most 0.5 / sqrt(PERMUTATIONS) = 0.044.
+    """
     if not pairs:
         return set()
-    both = torch.tensor(sorted(pairs), device=sketches.device)
-    kept = torch.cat([(sketches[some[:, 0]] == sketches[some[:, 1]]).double().mean(1) >= threshold for some in both.split(2**16)])
+    both = torch.tensor(sorted(pairs), device=marks.device)
+
+    def agreement(viewed: Tensor, plain: Tensor) -> Tensor:
+        return (marks[viewed] == marks[plain, :1]).float().mean(-1).amax(1)
+
+    kept = torch.cat([torch.maximum(agreement(one, other), agreement(other, one)) >= threshold
+                      for one, other in (some.unbind(1) for some in both.split(AT_ONCE))])
     return {(first, second) for first, second in both[kept].tolist()}
 
 

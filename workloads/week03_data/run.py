@@ -285,19 +285,18 @@ def _duplicates(bench: Bench) -> duplicates.Report:
     ctx, sizes = bench.ctx, bench.sizes
     entries = [entry for shard in bench.corpus for entry in shard.entries]
     pictures = duplicates.thumbnails(bench.corpus, bench.stage(Torchvision(ctx.device), fused=False))
-    words = minhash.image_shingles(pictures)
-    image, pairs = duplicates.find("image", words, entries, minhash.IMAGE_THRESHOLD, images.EDITS, lambda entry: entry.edit)
-    text, _ = duplicates.find("text", minhash.text_shingles([entry.caption for entry in entries]), entries, minhash.TEXT_THRESHOLD,
-                              images.CAPTION_EDITS, lambda entry: entry.caption_edit)
+    image, pairs = duplicates.find_pictures(pictures, entries)
+    text, _ = duplicates.find_captions(entries)
     for found in (image, text):
         ctx.progress(f"{found.of} duplicates: {found.right} of {found.pairs} pairs were planted; " + ", ".join(
             f"{kind.edit} {kind.found} of {kind.planted}" for kind in found.kinds))
-    same, speedup, rates = duplicates.check_signatures(words[:sizes.timed_sets], ctx.device, blocks=sizes.timing_blocks,
+    timed = minhash.image_shingles(pictures[:sizes.timed_sets, 0])
+    same, speedup, rates = duplicates.check_signatures(timed, ctx.device, blocks=sizes.timing_blocks,
                                                        block_ms=sizes.block_ms, seed=ctx.seed)
     curve = minhash.s_curve(minhash.index(minhash.IMAGE_THRESHOLD), sizes.curve_trials, ctx.seed, ctx.device)
     labels = torch.tensor([entry.label for entry in entries], device=ctx.device)
     cluster = minhash.clusters(len(entries), pairs)
-    leaks = [leak(pictures, labels, duplicates.sources(entries), cluster, most=sizes.leak_pictures, steps=sizes.leak_steps, seed=seed)
+    leaks = [leak(pictures[:, 0], labels, duplicates.sources(entries), cluster, most=sizes.leak_pictures, steps=sizes.leak_steps, seed=seed)
              for seed in range(sizes.leak_seeds)]
     ctx.progress(f"MinHash {speedup.value:.1f} x datasketch, {same[0]} of {same[1]} signatures the same; accuracy "
                  + ", ".join(f"{one.leaky:.1f} leaky, {one.cleaned:.1f} after MinHash, {one.clean:.1f} clean" for one in leaks[:1]))
