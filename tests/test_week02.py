@@ -10,11 +10,13 @@ import sys
 import textwrap
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from triton.compiler.errors import CompilationError
 
 from workloads import measure
 from workloads.spec import Context, Estimate, Metric, Observed, check_kept, discover
@@ -672,6 +674,13 @@ def test_on_a_gpu_a_profile_names_each_backend(backend: Backend) -> None:
     inputs = draw(Point(2, 4, 1024, 64, False, False), "cuda", 1)
     found = launched(lambda: attend(inputs.q, inputs.k, inputs.v, backend=backend), "cuda")
     assert proved(backend, found, "cuda"), found[:3]
+
+
+def test_a_failure_is_told_by_the_line_that_says_what_it_was() -> None:
+    at = SimpleNamespace(lineno=2, col_offset=1)
+    assert trials.in_words(CompilationError("a\nb\nc", at, "K must be 32")) == "CompilationError: K must be 32"
+    assert trials.in_words(RuntimeError("no available kernel\nat some line")) == "RuntimeError: no available kernel"
+    assert trials.in_words(RuntimeError()) == "RuntimeError:"
 
 
 def test_inputs_repeat_by_seed() -> None:

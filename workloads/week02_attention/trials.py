@@ -159,8 +159,9 @@ def step(backend: Backend, point: Point, tiles: kernels.Tiles | None, device: st
 
 
 def in_words(error: Exception) -> str:
-    """The type and first line of what a backend raised."""
-    return plain_text(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+    """The type and first line of what a backend raised; of Triton's compiler the last, for it quotes the source first."""
+    lines = str(error).strip().splitlines() or [""]
+    return plain_text(f"{type(error).__name__}: {lines[-1 if isinstance(error, triton.TritonError) else 0].strip()}")
 
 
 def _built(backend: Backend, inputs: Inputs, tiles: kernels.Tiles, causal: bool) -> tuple[int, int, str]:
