@@ -61,8 +61,13 @@ def check(holds: bool, rule: str) -> None:
 
 
 def check_text(text: str, where: str) -> None:
-    check(bool(TEXT.fullmatch(text)) and not ACTIVE_TEXT.search(text),
-          f"{where}: text must be 1-160 of letters, digits, space and ._,;:()+/%=^-, and hold no link")
+    if not _harmless(text):
+        raise SpecError(f"{where}: text must be 1-160 of letters, digits, space and ._,;:()+/%=^-, and hold no link")
+
+
+@functools.lru_cache(4096)  # run after run has the same texts
+def _harmless(text: str) -> bool:
+    return bool(TEXT.fullmatch(text)) and not ACTIVE_TEXT.search(text)
 
 
 def plain_text(text: str) -> str:
@@ -74,7 +79,7 @@ def plain_text(text: str) -> str:
 
 
 def check_finite(values: Sequence[float], where: str) -> None:
-    check(all(math.isfinite(v) for v in values), f"{where}: NaN and infinity are not measurements")
+    check(all(map(math.isfinite, values)), f"{where}: NaN and infinity are not measurements")
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
@@ -126,8 +131,8 @@ class Estimate:
         if self.kind == "geomean":
             check(min(self.samples) > 0, "a geometric mean is of positive samples")
         derived = self.derived()
-        check(math.isclose(self.value, derived, rel_tol=1e-6, abs_tol=1e-12),
-              f"the value {self.value:.6g} does not follow from its samples ({self.kind} is {derived:.6g})")
+        if not math.isclose(self.value, derived, rel_tol=1e-6, abs_tol=1e-12):
+            raise SpecError(f"the value {self.value:.6g} does not follow from its samples ({self.kind} is {derived:.6g})")
 
     def derived(self) -> float:
         match self.kind:
