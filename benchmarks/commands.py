@@ -1,8 +1,9 @@
-"""What each command costs at the gate: API calls, and process time of `python -m bot gate` as its job runs it.
+"""What each command costs at the gate: API calls, and process time of `python -m bot gate` as its job runs it; and parsing alone.
 
 The local hub holds an issue of week 1 and a ledger with two runs of it; each command is a new comment there, by somebody who may
 write. Process time is the gate's own, imports included; the hub is another process, and the pauses that GitHub asks for between
-writes are left out. What follows an accepted run, publishing, is in ledger.py.
+writes are left out. What follows an accepted run, publishing, is in ledger.py. Parsing alone is timed in this process, over the
+comments that the tests know, hostile and long ones among them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import click
 
 from benchmarks.ledger import made_up
+from bot.commands import parse
 from localhub import server, state
 from localhub.repository import Repository
 from workloads.spec import Result, dumps
@@ -27,8 +30,9 @@ from workloads.spec import Result, dumps
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("nice work", "/help", "/status", "/bench --smoke", "/bench --dry-run", "/bench all --smoke", "/bench --vs c1", "/bench week1",
             "/compare c1 c2", "/accept c1", "/retry c1", "/cancel", "/post", "/kickoff week01")
+CASES = ROOT / "tests" / "cases" / "commands.json"
 TIMES = 5
-MOST_CALLS, MOST_S = 15, 3.0
+MOST_CALLS, MOST_S, MOST_PARSING_MS = 15, 3.0, 50.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,9 +84,25 @@ def measure(command: str) -> Row:
     return Row(command, calls, statistics.median(seconds), max(seconds))
 
 
+def parsing() -> dict[str, float]:
+    """Process milliseconds of parsing each case once, by its id: the most of TIMES."""
+    took: dict[str, float] = {}
+    for case in json.loads(CASES.read_text(encoding="utf-8")):
+        for _ in range(TIMES):
+            start = time.process_time()
+            parse(case["comment"])
+            took[case["id"]] = max(took.get(case["id"], 0.0), 1000 * (time.process_time() - start))
+    return took
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Print the table, and exit with 1 where a command takes more than 15 calls or 3 s of process time."""
+    """Print the table, and exit with 1 where a command takes more than 15 calls or 3 s of process time, or a comment more than
+    50 ms to parse."""
+    took = parsing()
+    slowest = max(took, key=lambda case: took[case])
+    click.echo(f"parsing {len(took)} comments: median {statistics.median(took.values()):.3f} ms, "
+               f"slowest {took[slowest]:.3f} ms ({slowest})\n")
     rows = []
     click.echo(f"{'command':<22} {'API calls':>9} {'median s':>9} {'most s':>7}")
     for command in COMMANDS:
@@ -90,6 +110,7 @@ def main() -> None:
         click.echo(f"{command:<22} {rows[-1].calls:>9} {rows[-1].median_s:>9.2f} {rows[-1].most_s:>7.2f}")
     # `/bench all` writes a comment for each week.
     late = [row.command for row in rows if row.median_s > MOST_S or (row.calls > MOST_CALLS and "all" not in row.command)]
+    late += [case for case, ms in took.items() if ms > MOST_PARSING_MS]
     if late:
         click.echo(f"above the bars: {', '.join(late)}", err=True)
         sys.exit(1)

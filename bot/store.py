@@ -10,7 +10,7 @@ import functools
 import gc
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,12 +44,19 @@ class Ledger:
 
     def runs(self) -> dict[str, tuple[Result, ...]]:
         """Every run by the key of its week, oldest first. Raises UserError for a file that is no result."""
-        found: dict[str, list[Result]] = {}
+        found: dict[str, list[str]] = {}
+        for path in sorted(self.files):
+            if named := RESULT.fullmatch(path):
+                found.setdefault(named[1], []).append(path)
+        return {week: self._read(paths) for week, paths in found.items()}
+
+    def week(self, key: str) -> tuple[Result, ...]:
+        """The runs of one week, oldest first; no other week's are read. Raises UserError for a file that is no result."""
+        return self._read(path for path in sorted(self.files) if (named := RESULT.fullmatch(path)) and named[1] == key)
+
+    def _read(self, paths: Iterable[str]) -> tuple[Result, ...]:
         with _uncollected():
-            for path, content in sorted(self.files.items()):
-                if named := RESULT.fullmatch(path):
-                    found.setdefault(named[1], []).append(_result(path, content))
-        return {week: tuple(sorted(of_week, key=age)) for week, of_week in found.items()}
+            return tuple(sorted((_result(path, self.files[path]) for path in paths), key=age))
 
     def find(self, run: str, week: str = "") -> Result | None:
         """One run by its name, which `/bench all` gives to a run of each week: of that week, or of the first that has it. Raises
@@ -81,11 +88,6 @@ class Ledger:
         """What is known beside `result`: older runs of its week, what was accepted, and its own second run."""
         second = None if result.run.endswith(SECOND) else self.find(second_name(result.run), result.week)
         return History(self.before(result), self.accepted(result.week), second)
-
-    def week(self, key: str) -> tuple[Result, ...]:
-        """The runs of one week, oldest first; no other week's are read. Raises UserError for a file that is no result."""
-        named = ((path, RESULT.fullmatch(path)) for path in sorted(self.files))
-        return tuple(sorted((_result(path, self.files[path]) for path, match in named if match and match[1] == key), key=age))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -130,12 +131,25 @@ def test_text_with_brackets_survives_the_compact_form():
         ('{"a": NaN}', "NaN is not a measurement"),
         ('{"a": -Infinity}', "-Infinity is not a measurement"),
         ('{"run": "c1", "run": "c2"}', "run given twice"),
+        ('{"run": "c1", "request": {"command": "bench", "command": "bench"}}', "command given twice"),
+        ('{"evil": 1, "evil": 2}', "evil given twice"),
+        ('{"evil": 1, "run": 2}', "Result: 1 unknown fields"),
+        ('{"run": "c1"}'.encode("utf-16"), "not JSON"),
         ("{}", "run, request, commit, started, duration_s, status, machine missing"),
     ],
 )
 def test_what_is_no_result_is_refused(text: str | bytes, rule: str):
     with pytest.raises(SpecError, match=rule):
         loads(Result, text)
+
+
+def test_a_number_beyond_any_float_is_refused():
+    """JSON reads it as infinity, which no NaN check of the parser sees."""
+    text = dumps(stored("ok"))
+    first = re.search(r'"samples": \[([^,\]]+)', text)
+    assert first
+    with pytest.raises(SpecError, match=r"samples\[0\]: too large"):
+        loads(Result, text[:first.start(1)] + "1e999" + text[first.end(1):])
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -171,6 +185,10 @@ LIES: list[tuple[str, Change]] = [
     ("trace.json.gz given twice", lambda r: r["files"].append("trace.json.gz")),
     ("a list is needed", lambda r: r.update(files="trace.json.gz")),
     ("2 items are needed", lambda r: r["machine"]["packages"][0].append("x")),
+    (r"Result.machine.packages\[0\]: a list is needed", lambda r: r["machine"]["packages"].__setitem__(0, "ab")),
+    (r"estimate.samples\[0\]: float is needed", lambda r: r["observed"][0]["metrics"][0]["estimate"]["samples"].__setitem__(0, True)),
+    (r"estimate.samples\[0\]: too large", lambda r: r["observed"][0]["metrics"][0]["estimate"]["samples"].__setitem__(0, 10**400)),
+    (r"estimate.samples: a list is needed", lambda r: r["observed"][0]["metrics"][0]["estimate"].update(samples="1")),
     ("best_speedup given twice", lambda r: r["observed"][0]["metrics"].append(r["observed"][0]["metrics"][0])),
     ("speedup given twice", lambda r: r["observed"][0]["tables"].append(r["observed"][0]["tables"][0])),
     ("one of", lambda r: r["observed"][0]["metrics"][0].update(unit="parsecs")),

@@ -19,7 +19,7 @@ import statistics
 import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,8 +61,13 @@ def check(holds: bool, rule: str) -> None:
 
 
 def check_text(text: str, where: str) -> None:
-    check(bool(TEXT.fullmatch(text)) and not ACTIVE_TEXT.search(text),
-          f"{where}: text must be 1-160 of letters, digits, space and ._,;:()+/%=^-, and hold no link")
+    if not _harmless(text):
+        raise SpecError(f"{where}: text must be 1-160 of letters, digits, space and ._,;:()+/%=^-, and hold no link")
+
+
+@functools.lru_cache(4096)  # run after run has the same texts
+def _harmless(text: str) -> bool:
+    return bool(TEXT.fullmatch(text)) and not ACTIVE_TEXT.search(text)
 
 
 def plain_text(text: str) -> str:
@@ -74,7 +79,7 @@ def plain_text(text: str) -> str:
 
 
 def check_finite(values: Sequence[float], where: str) -> None:
-    check(all(math.isfinite(v) for v in values), f"{where}: NaN and infinity are not measurements")
+    check(all(map(math.isfinite, values)), f"{where}: NaN and infinity are not measurements")
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
@@ -126,8 +131,8 @@ class Estimate:
         if self.kind == "geomean":
             check(min(self.samples) > 0, "a geometric mean is of positive samples")
         derived = self.derived()
-        check(math.isclose(self.value, derived, rel_tol=1e-6, abs_tol=1e-12),
-              f"the value {self.value:.6g} does not follow from its samples ({self.kind} is {derived:.6g})")
+        if not math.isclose(self.value, derived, rel_tol=1e-6, abs_tol=1e-12):
+            raise SpecError(f"the value {self.value:.6g} does not follow from its samples ({self.kind} is {derived:.6g})")
 
     def derived(self) -> float:
         match self.kind:
@@ -705,7 +710,7 @@ def loads(kind: type[T], text: str | bytes) -> T:
     """`text` as a `kind` (Result, Request, Observed...), strictly. Raises SpecError for anything else: broken JSON, NaN,
     1e999, a key given twice, an unknown or missing field, a wrong type, nesting without end."""
     try:
-        plain = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
+        plain = _JSON.decode(text if isinstance(text, str) else text.decode())
     except SpecError:
         raise
     except (ValueError, RecursionError) as error:
@@ -720,11 +725,8 @@ def _refuse_constant(name: str) -> None:
     raise SpecError(f"{name} is not a measurement")
 
 
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        check_unique([key for key, _ in pairs], "JSON")
-    return found
+# An object stays the tuple of its pairs, in which a key given twice can still be seen; a list is a list.
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=tuple)
 
 
 class _Misfit(SpecError):
@@ -737,97 +739,135 @@ _Reader = Callable[[Any], Any]
 @functools.cache
 def _reader(kind: Any) -> _Reader:
     """What reads a value of plain JSON as `kind`: made once a type, since asking a type what it is takes longer than reading."""
-    if dataclasses.is_dataclass(kind):
-        return functools.partial(_read_class, typing.cast(type, kind))
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _class_reader(typing.cast(type, kind))
     if origin is Literal:
-        return functools.partial(_read_literal, arguments)
+        return _literal_reader(arguments)
     if origin in (typing.Union, types.UnionType):
-        return functools.partial(_read_union, arguments)
+        return _union_reader(arguments)
+    if arguments == (float, ...):
+        return _read_numbers
     if origin is tuple:
-        return _read_numbers if arguments == (float, ...) else functools.partial(_read_tuple, arguments)
-    return functools.partial(_read_number if kind in (int, float) else _read_plain, kind)
+        return _list_reader(arguments[0]) if arguments[-1] is Ellipsis else _tuple_reader(arguments)
+    return {float: _read_float, int: _read_int}.get(kind) or _plain_reader(kind)
 
 
-@functools.cache
-def _fields(kind: type) -> tuple[dict[str, _Reader], tuple[str, ...]]:
-    """What reads each field of a dataclass, and the names of those that have no default."""
+def _class_reader(kind: type) -> _Reader:
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
-    return {f.name: _reader(hints[f.name]) for f in fields}, tuple(f.name for f in fields if f.default is dataclasses.MISSING)
+    # Under the class's own strings, not JSON's equal ones: a call then finds its parameters at once.
+    readers = {f.name: (f.name, _reader(hints[f.name])) for f in fields}
+    required = [f.name for f in fields if f.default is dataclasses.MISSING]
+
+    def read(plain: Any) -> Any:
+        if type(plain) is not tuple:
+            raise _Misfit(": an object is needed")
+        values, key = {}, ""
+        try:
+            for key, value in plain:
+                name, reader = readers[key]
+                values[name] = reader(value)
+        except KeyError:  # of `readers`: they themselves raise nothing but SpecError
+            check_unique([key for key, _ in plain], "JSON")
+            raise _Misfit(f": {len({key for key, _ in plain} - readers.keys())} unknown fields") from None
+        except _Misfit as error:
+            raise _Misfit(f".{key}{error}") from None
+        if len(values) < len(plain):
+            check_unique([key for key, _ in plain], "JSON")
+        if len(values) < len(readers) and (missing := [name for name in required if name not in values]):
+            raise _Misfit(f": {', '.join(missing)} missing")
+        return kind(**values)
+
+    return read
 
 
-def _read_class(kind: type, plain: Any) -> Any:
-    if not isinstance(plain, dict):
-        raise _Misfit(": an object is needed")
-    readers, required = _fields(kind)
-    if not plain.keys() <= readers.keys():
-        raise _Misfit(f": {len(plain.keys() - readers.keys())} unknown fields")
-    if missing := [name for name in required if name not in plain]:
-        raise _Misfit(f": {', '.join(missing)} missing")
-    read, key = {}, ""
-    try:
-        for key, value in plain.items():
-            read[key] = readers[key](value)
-    except _Misfit as error:
-        raise _Misfit(f".{key}{error}") from None
-    return kind(**read)
+def _literal_reader(values: tuple[str, ...]) -> _Reader:
+    def read(plain: Any) -> Any:
+        if type(plain) is not str or plain not in values:
+            raise _Misfit(f": one of {', '.join(map(repr, values))} is needed")
+        return plain
+
+    return read
 
 
-def _read_literal(values: tuple[Any, ...], plain: Any) -> Any:
-    if not any(plain == value and type(plain) is type(value) for value in values):
-        raise _Misfit(f": one of {', '.join(map(repr, values))} is needed")
-    return plain
+def _union_reader(kinds: tuple[Any, ...]) -> _Reader:
+    """Of JSON's types each stands for one of `kinds` at most, so a value says by its own which reader it needs."""
+    readers = {tuple if dataclasses.is_dataclass(kind) else kind: _reader(kind) for kind in kinds}
+    if float in readers:
+        readers.setdefault(int, readers[float])
+
+    def read(plain: Any) -> Any:
+        reader = readers.get(type(plain))
+        if reader is None:
+            raise _Misfit(": a value of another type is needed")
+        return reader(plain)
+
+    return read
 
 
-def _read_union(kinds: tuple[Any, ...], plain: Any) -> Any:
-    if plain is None and type(None) in kinds:
-        return None
-    fitting = next((kind for kind in kinds if _fits(kind, plain)), None)
-    if fitting is None:
-        raise _Misfit(": a value of another type is needed")
-    return _reader(fitting)(plain)
+def _list_reader(kind: Any) -> _Reader:
+    """What reads a list of any length."""
+    reader = _reader(kind)
+
+    def read(plain: Any) -> Any:
+        return _read_items(itertools.repeat(reader), plain)
+
+    return read
 
 
-def _read_tuple(kinds: tuple[Any, ...], plain: Any) -> Any:
-    if not isinstance(plain, list):
+def _tuple_reader(kinds: tuple[Any, ...]) -> _Reader:
+    """What reads a list of as many items as `kinds`."""
+    readers = [_reader(kind) for kind in kinds]
+
+    def read(plain: Any) -> Any:
+        if type(plain) is list and len(plain) != len(readers):
+            raise _Misfit(f": {len(readers)} items are needed")
+        return _read_items(readers, plain)
+
+    return read
+
+
+def _read_items(readers: Iterable[_Reader], plain: Any) -> tuple[Any, ...]:
+    if type(plain) is not list:
         raise _Misfit(": a list is needed")
-    endless = kinds[-1] is Ellipsis
-    if not endless and len(plain) != len(kinds):
-        raise _Misfit(f": {len(kinds)} items are needed")
-    readers = itertools.repeat(_reader(kinds[0])) if endless else map(_reader, kinds)
-    read: list[Any] = []
+    items: list[Any] = []
     try:
-        for reader, item in zip(readers, plain):  # noqa: B905  of an endless tuple there are as many readers as one likes
-            read.append(reader(item))
+        for reader, item in zip(readers, plain):  # noqa: B905  of a list of any length there are as many readers as one likes
+            items.append(reader(item))
     except _Misfit as error:
-        raise _Misfit(f"[{len(read)}]{error}") from None
-    return tuple(read)
+        raise _Misfit(f"[{len(items)}]{error}") from None
+    return tuple(items)
 
 
 def _read_numbers(plain: Any) -> Any:
     """Raw samples, most of every result: all at once; what is no number is named the long way."""
-    if isinstance(plain, list) and all(type(item) in (int, float) and abs(item) < 1e300 for item in plain):
+    if plain == []:
+        return ()
+    if type(plain) is list and set(map(type, plain)) <= {float, int} and min(plain) > -1e300 and max(plain) < 1e300:
         return tuple(map(float, plain))
-    return _read_tuple((float, ...), plain)
+    return _read_items(itertools.repeat(_read_float), plain)
 
 
-def _read_number(kind: type[int] | type[float], plain: Any) -> Any:
-    if type(plain) is not kind and not (kind is float and type(plain) is int):
-        raise _Misfit(f": {kind.__name__} is needed")
-    if not abs(plain) < (1e300 if kind is float else 10**19):
+def _read_float(plain: Any) -> Any:
+    if type(plain) is not float and type(plain) is not int:
+        raise _Misfit(": float is needed")
+    if not -1e300 < plain < 1e300:
         raise _Misfit(": too large")
-    return kind(plain)
+    return float(plain)
 
 
-def _read_plain(kind: type, plain: Any) -> Any:
-    if type(plain) is not kind:
-        raise _Misfit(f": {kind.__name__} is needed")
+def _read_int(plain: Any) -> Any:
+    if type(plain) is not int:
+        raise _Misfit(": int is needed")
+    if not -10**19 < plain < 10**19:
+        raise _Misfit(": too large")
     return plain
 
 
-def _fits(kind: Any, plain: Any) -> bool:
-    if dataclasses.is_dataclass(kind):
-        return isinstance(plain, dict)
-    if kind is float:
-        return type(plain) in (int, float)
-    return type(plain) is kind
+def _plain_reader(kind: type) -> _Reader:
+    def read(plain: Any) -> Any:
+        if type(plain) is not kind:
+            raise _Misfit(f": {kind.__name__} is needed")
+        return plain
+
+    return read
