@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,18 +91,68 @@ class LocalHub:
         self.service.faults.append(Fault(method, path, times, status, headers or {}, message, apply, reset, html, delay_s))
 
 
+# ---------------------------------------------------------------------------------------------------- coverage: of bot/ and runner/
+
+
+def is_of_weeks(path: Path) -> bool:
+    """Whether a file of tests is about the weeks and their tools: to them coverage is only a tracer that slows them down."""
+    return path.stem in WEEKS_TOOLS or path.stem.startswith("test_week")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """A worker is no process that a test starts: pytest-cov measures it, and nothing else need."""
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In a worker pytest-cov is started as in a controller first, and then as in a worker; a pause of the second would resume the first."""
+    if hasattr(session.config, "workerinput"):
+        pause(session.config)
+
+
+def pause(config: pytest.Config) -> Callable[[], None]:
+    """Stops tracing; what is returned goes on with it."""
+    controller = getattr(config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+    if controller is None:
+        return lambda: None
+    controller.pause()
+    return lambda: controller.resume()
+
+
+@contextlib.contextmanager
+def untraced_if(is_so: bool, config: pytest.Config) -> Iterator[None]:
+    resume = pause(config) if is_so else lambda: None
+    try:
+        yield
+    finally:
+        resume()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The weeks' imports, torch among them, are most of what there is to collect."""
+    with untraced_if(isinstance(collector, pytest.Module) and is_of_weeks(collector.path), collector.config):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    with untraced_if(is_of_weeks(item.path), item.config):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    with untraced_if(is_of_weeks(item.path), item.config):
+        return (yield)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Coverage is that of bot/ and runner/. To the weeks and their tools it would only be a tracer that slows them down."""
     for item in items:
-        if item.path.stem in WEEKS_TOOLS or item.path.stem.startswith("test_week"):
+        if is_of_weeks(item.path):
             item.add_marker("no_cover")
-
-
-@pytest.fixture(autouse=True)
-def untraced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor are the processes traced that such a test starts."""
-    if request.node.get_closest_marker("no_cover"):
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
