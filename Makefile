@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Where a machine keeps no bytecode, as many images do, each of the hundreds of Pythons that tests start would compile all it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup system demo test check fuzz constraints clean
 
