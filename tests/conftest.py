@@ -17,7 +17,7 @@ from hypothesis import settings
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from localhub.contract import Judge
-from localhub.repository import Repository
+from localhub.repository import Person, Repository
 from localhub.server import Fault, Logged, Service, served
 from localhub.state import BOT, Comment, Hub, Issue, Role, User
 
@@ -165,17 +165,24 @@ def judge() -> Judge:
     return Judge()
 
 
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository with one commit, to copy: git would take ten processes each time."""
+    repository = Repository.create(tmp_path_factory.mktemp("first") / "sprint.git")
+    repository.put({"README.md": b"# A sprint\n"}, "First", Person("sprinter", "1001+sprinter@users.noreply.github.com"))
+    return repository
+
+
 @pytest.fixture
-def localhub(tmp_path: Path, judge: Judge) -> Iterator[LocalHub]:
+def localhub(tmp_path: Path, judge: Judge, first: Repository) -> Iterator[LocalHub]:
     """A hub of its own for each test. A test fails where an exchange was not as GitHub's OpenAPI description says."""
-    hub = Hub("sprinter/sprint", Repository.create(tmp_path / "sprint.git"))
+    hub = Hub("sprinter/sprint", Repository(shutil.copytree(first.path, tmp_path / "sprint.git")))
     service = Service(hub, judge=judge)
     hub.tokens[TOKEN] = BOT
     with served(service) as url:
         local = LocalHub(url, hub, service)
         for login, number, role in (("sprinter", 1001, "admin"), ("member", 1002, "write"), ("stranger", 1003, None)):
             local.add_user(login, number, role)  # type: ignore[arg-type]
-        local.put({"README.md": b"# A sprint\n"}, "First")
         yield local
     assert local.violations == []
 
