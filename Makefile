@@ -36,7 +36,7 @@ demo: setup ## a GitHub on this machine: a comment becomes a posted result, in b
 	$(BIN)/bench demo --out build/demo
 
 test: setup check ## linters, types, documents, and every test that needs no GPU
-	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 check: .venv/installed ## linters, types, and documents that must not drift
 	$(BIN)/ruff check .

@@ -23,6 +23,10 @@ from localhub.state import BOT, Comment, Hub, Issue, Role, User
 
 TOKEN = "ghs_workflow"
 WEEKS_TOOLS = {"test_lm", "test_training", "test_corpus", "test_measure", "test_machine"}
+# xdist hands out a file at a time, in this order: what takes minutes first, so that no worker ends long after the others.
+SLOWEST = ("test_weeks", "test_act", "test_demo", "test_setup", "test_week10", "test_runner", "test_week02", "test_plot", "test_week13",
+           "test_faults", "test_sweep", "test_publish", "test_measure", "test_fuzz", "test_minter", "test_control", "test_week01",
+           "test_spec", "test_spool", "test_store", "test_week14")
 
 # Before any test imports torch, and for the processes that tests start: on tiny tensors its threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -153,6 +157,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_of_weeks(item.path):
             item.add_marker("no_cover")
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
+# ---------------------------------------------------------------------------------------------------- options and fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
