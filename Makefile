@@ -6,18 +6,27 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # Where a machine keeps no bytecode, as many images do, each of the hundreds of Pythons that tests start would compile all it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
+# apt, the two installations and the checks need not wait for each other.
+MAKEFLAGS += --jobs=2
+
 .PHONY: help setup system demo test check fuzz constraints clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-setup: system .venv/installed ## everything that demo and test need (both call it)
+setup: system .venv/installed .venv/tritonserver/installed ## everything that demo and test need (both call it)
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	@echo "Installing into .venv: a few minutes the first time, for PyTorch"
 	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/pip pyproject.toml constraints.txt
+	@echo "Installing into .venv: a few minutes the first time, for PyTorch"
 	$(INSTALL) --constraint constraints.txt --editable '.[weeks,demo,test]'
+	@touch $@
+
+.venv/tritonserver/installed: .venv/pip
 	$(INSTALL) --no-deps --target .venv/tritonserver --upgrade nvidia-pytriton==0.7.0
 	@touch $@
 
