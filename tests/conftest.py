@@ -174,7 +174,7 @@ def judge() -> Judge:
 
 
 @pytest.fixture(scope="session")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def one_commit(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A repository with one commit, to copy: git would take ten processes each time."""
     repository = Repository.create(tmp_path_factory.mktemp("first") / "sprint.git")
     repository.put({"README.md": b"# A sprint\n"}, "First", Person("sprinter", "1001+sprinter@users.noreply.github.com"))
@@ -182,9 +182,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 @pytest.fixture
-def localhub(tmp_path: Path, judge: Judge, first: Repository) -> Iterator[LocalHub]:
+def localhub(tmp_path: Path, judge: Judge, one_commit: Repository) -> Iterator[LocalHub]:
     """A hub of its own for each test. A test fails where an exchange was not as GitHub's OpenAPI description says."""
-    hub = Hub("sprinter/sprint", Repository(shutil.copytree(first.path, tmp_path / "sprint.git")))
+    hub = Hub("sprinter/sprint", Repository(shutil.copytree(one_commit.path, tmp_path / "sprint.git")))
     service = Service(hub, judge=judge)
     hub.tokens[TOKEN] = BOT
     with served(service) as url:
