@@ -49,7 +49,7 @@ test: setup check ## linters, types, documents, and every test that needs no GPU
 
 check: .venv/installed ## linters, types, and documents that must not drift
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/bench docs --check
 	$(BIN)/bench redraw --check
 
