@@ -3,19 +3,30 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Where a machine keeps no bytecode, as many images do, each of the hundreds of Pythons that tests start would compile all it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
+# apt, the two installations and the checks need not wait for each other.
+MAKEFLAGS += --jobs=2
 
 .PHONY: help setup system demo test check fuzz constraints clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-setup: system .venv/installed ## everything that demo and test need (both call it)
+setup: system .venv/installed .venv/tritonserver/installed ## everything that demo and test need (both call it)
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	@echo "Installing into .venv: a few minutes the first time, for PyTorch"
 	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/pip pyproject.toml constraints.txt
+	@echo "Installing into .venv: a few minutes the first time, for PyTorch"
 	$(INSTALL) --constraint constraints.txt --editable '.[weeks,demo,test]'
+	@touch $@
+
+.venv/tritonserver/installed: .venv/pip
 	$(INSTALL) --no-deps --target .venv/tritonserver --upgrade nvidia-pytriton==0.7.0
 	@touch $@
 
@@ -34,11 +45,11 @@ demo: setup ## a GitHub on this machine: a comment becomes a posted result, in b
 	$(BIN)/bench demo --out build/demo
 
 test: setup check ## linters, types, documents, and every test that needs no GPU
-	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 check: .venv/installed ## linters, types, and documents that must not drift
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/bench docs --check
 	$(BIN)/bench redraw --check
 

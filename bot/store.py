@@ -18,16 +18,17 @@ from pathlib import Path
 from bot import documents, regions, scoreboard
 from bot.artifact import Checked
 from bot.errors import Moved, UserError
-from bot.history import SECOND, TREND, History, age, near, number, second_name
+from bot.history import SECOND, TREND, History, Trend, age, near, number, second_name
 from bot.history import trend as history_trend
 from bot.hub import Hub
-from workloads.spec import Accepted, Request, Result, SpecError, Workload, dumps, loads
+from workloads.spec import Accepted, Request, Result, SpecError, Table, Workload, dumps, loads
 
 RESULT = re.compile(r"results/(week\d\d)/([cr]\d+(?:-2)?)/result\.json", re.ASCII)
 ACCEPTED = re.compile(r"results/(week\d\d)/([cr]\d+(?:-2)?)/accepted\.json", re.ASCII)
 README = re.compile(r"workloads/week\d\d_[a-z0-9_]+/README\.md", re.ASCII)
 SCOREBOARD = "SCOREBOARD.md"
 TRIES = 5
+PICTURES = 256  # that are kept, of some 60 kB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +148,23 @@ def entry(checked: Checked) -> dict[str, bytes]:
 
 def plots(result: Result) -> dict[str, bytes]:
     """The charts of a run as PNGs, by path."""
-    from bot import plot  # matplotlib takes half a second to import, and who only reads the ledger draws nothing
-
     observed = result.pooled()
     charted = [table for table in observed.tables if table.chart] if observed else []
-    return {f"{folder(result)}/{table.name}.png": plot.draw(table) for table in charted}
+    return {f"{folder(result)}/{table.name}.png": _picture(table) for table in charted}
+
+
+@functools.lru_cache(PICTURES)  # drawing takes half a second, and who gives way to another's push or publishes again asks again
+def _picture(of: Table | Trend) -> bytes:
+    from bot import plot  # matplotlib takes half a second to import, and who only reads the ledger draws nothing
+
+    return plot.draw(of) if isinstance(of, Table) else plot.draw_trend(of)
 
 
 def trend(result: Result, workload: Workload | None, history: History) -> dict[str, bytes]:
     """The picture of how a run's headline metric came to where it is, by path: TREND, where there are runs to compare with. It
     follows from the run and older ones, so it stays as later runs arrive."""
     told = history_trend(workload, result, near(result, history).earlier, history.accepted) if workload else None
-    if told is None:
-        return {}
-    from bot import plot
-
-    return {f"{folder(result)}/{TREND}": plot.draw_trend(told)}
+    return {f"{folder(result)}/{TREND}": _picture(told)} if told else {}
 
 
 def pictures(ledger: Ledger, workloads: Mapping[str, Workload]) -> dict[str, bytes]:

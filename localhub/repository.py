@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 BRANCH = "main"
+SHA = re.compile(r"[0-9a-f]{40}")
 GIT = shutil.which("git") or "git"
 # git reads no configuration of the machine's user: the same commits come out everywhere.
 GIT_ENV = {"PATH": f"{Path(GIT).parent}{os.pathsep}{os.defpath}", "HOME": os.devnull, "LANG": "C.UTF-8",
@@ -78,6 +81,7 @@ class Repository:
         repository = cls(path)
         repository.git("init", "--bare", "--quiet", f"--initial-branch={BRANCH}")
         repository.git("config", "uploadpack.allowAnySHA1InWant", "true")  # a checkout asks for the commit of its run, as on GitHub
+        repository.git("config", "pack.window", "0")  # to look for likeness between files would take longer than the checkout
         return repository
 
     def git(self, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
@@ -86,6 +90,10 @@ class Repository:
         if done.returncode:
             raise GitError(done.stderr.decode(errors="replace").strip() or f"git {arguments[0]} ended with {done.returncode}")
         return done.stdout
+
+    def told(self, *arguments: str, of: Sequence[str]) -> bytes:
+        """git's output, which is not asked for again where all revisions it is `of` are full shas: of those it stays the same."""
+        return _lasting(self, arguments) if all(map(SHA.fullmatch, of)) else self.git(*arguments)
 
     def text(self, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
         return self.git(*arguments, stdin=stdin, env=env).decode(errors="replace").strip()
@@ -97,7 +105,8 @@ class Repository:
         if revision.startswith("-"):
             return None
         try:
-            return self.text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{{kind}}}")
+            told = self.told("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{{kind}}}", of=[revision])
+            return told.decode().strip()
         except GitError:
             return None
 
@@ -126,7 +135,7 @@ class Repository:
     # ------------------------------------------------------------------------------------------------ objects
 
     def blob(self, sha: str) -> bytes:
-        return self.git("cat-file", "blob", sha)
+        return self.told("cat-file", "blob", sha, of=[sha])
 
     def write_blob(self, content: bytes) -> str:
         return self.text("hash-object", "-w", "--stdin", stdin=content)
@@ -134,7 +143,7 @@ class Repository:
     def entries(self, tree: str, path: str = "", *, recursive: bool = False) -> tuple[Entry, ...]:
         """What a tree holds, under `path` where one is given."""
         options = ["-r", "-t"] if recursive else []
-        lines = self.git("ls-tree", "-z", "--long", *options, tree, *(["--", path] if path else [])).decode().split("\0")
+        lines = self.told("ls-tree", "-z", "--long", *options, tree, *(["--", path] if path else []), of=[tree]).decode().split("\0")
         found = []
         for line in filter(None, lines):
             facts, name = line.split("\t", 1)
@@ -169,7 +178,8 @@ class Repository:
         return self.text("commit-tree", tree, *before, "-F", "-", stdin=message.encode(), env=env)
 
     def commit(self, sha: str) -> Commit:
-        shown = self.git("show", "--no-patch", "--format=%H%x00%T%x00%P%x00%an%x00%ae%x00%at%x00%B", sha).decode(errors="replace")
+        form = "--format=%H%x00%T%x00%P%x00%an%x00%ae%x00%at%x00%B"
+        shown = self.told("show", "--no-patch", form, sha, of=[sha]).decode(errors="replace")
         own, tree, parents, name, email, moment, message = shown.split("\0")
         when = datetime.fromtimestamp(int(moment), UTC)
         return Commit(own, tree, tuple(parents.split()), Person(name, email), when, message.rstrip("\n"))
@@ -192,9 +202,10 @@ class Repository:
 
     def changes(self, base: str, head: str) -> tuple[Change, ...]:
         """What differs from `base` to `head`, path by path."""
-        raw = self.git("diff-tree", "-r", "-z", "--no-renames", base, head).decode().split("\0")
+        command = ("diff-tree", "-r", "-z", "--no-renames")
+        raw = self.told(*command, base, head, of=(base, head)).decode().split("\0")
         numbers = {}
-        for line in filter(None, self.git("diff-tree", "-r", "-z", "--no-renames", "--numstat", base, head).decode().split("\0")):
+        for line in filter(None, self.told(*command, "--numstat", base, head, of=(base, head)).decode().split("\0")):
             added, removed, path = line.split("\t", 2)
             numbers[path] = tuple(0 if n == "-" else int(n) for n in (added, removed))  # "-" stands for a binary file
         words: dict[str, Literal["added", "removed", "modified"]] = {"A": "added", "D": "removed"}
@@ -212,3 +223,8 @@ class Repository:
         sha = self.write_commit(self.write_tree(parent, changes), [parent] if parent else [], message, author)
         self.set_ref(branch, sha)
         return sha
+
+
+@lru_cache(256)
+def _lasting(repository: Repository, arguments: tuple[str, ...]) -> bytes:
+    return repository.git(*arguments)

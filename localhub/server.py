@@ -24,6 +24,7 @@ from localhub.state import Hub
 
 API = re.compile(r"/(repos/|users?(/|$)|rate_limit$|graphql$|storage/)")
 LIMITS = {"x-ratelimit-limit": "5000", "x-ratelimit-remaining": "4999", "x-ratelimit-resource": "core"}
+LOOK_S, GRACE_S = 0.01, 2.0
 
 
 @dataclass(slots=True)
@@ -143,6 +144,26 @@ def spoiled(fault: Fault) -> Reply | None:
     return Reply(fault.status, trouble(fault.status, fault.message).body, fault.headers)
 
 
+class Server(uvicorn.Server):
+    """uvicorn looks ten times a second whether it is to end, and for its last connections as rarely; most hubs live for one test."""
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)  # sets the headers
+        while not await self.on_tick(1):
+            await asyncio.sleep(LOOK_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for door in sockets or ():
+            door.close()
+        for connection in tuple(self.server_state.connections):
+            connection.shutdown()
+        last_moment = time.monotonic() + GRACE_S
+        while (self.server_state.connections or self.server_state.tasks) and time.monotonic() < last_moment:
+            await asyncio.sleep(LOOK_S)
+
+
 @contextmanager
 def served(service: Service, port: int = 0) -> Iterator[str]:
     """Serves on 127.0.0.1, in a thread, until the block ends; gives the address. Port 0 is any free one."""
@@ -151,8 +172,8 @@ def served(service: Service, port: int = 0) -> Iterator[str]:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         door.bind(("127.0.0.1", port))
         door.listen(128)
-        config = uvicorn.Config(service, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=2)
-        server = uvicorn.Server(config)
+        config = uvicorn.Config(service, log_level="warning", access_log=False, lifespan="off", ws="none")
+        server = Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, name="localhub", daemon=True)
         thread.start()
         try:

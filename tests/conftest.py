@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from hypothesis import settings
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from localhub.contract import Judge
-from localhub.repository import Repository
+from localhub.repository import Person, Repository
 from localhub.server import Fault, Logged, Service, served
 from localhub.state import BOT, Comment, Hub, Issue, Role, User
 
 TOKEN = "ghs_workflow"
 WEEKS_TOOLS = {"test_lm", "test_training", "test_corpus", "test_measure", "test_machine"}
+# xdist hands out a file at a time, in this order: what takes minutes first, so that no worker ends long after the others.
+SLOWEST = ("test_weeks", "test_act", "test_demo", "test_setup", "test_week10", "test_runner", "test_week02", "test_plot", "test_week13",
+           "test_faults", "test_sweep", "test_publish", "test_measure", "test_fuzz", "test_minter", "test_control", "test_week01",
+           "test_spec", "test_spool", "test_store", "test_week14")
 
 # Before any test imports torch, and for the processes that tests start: on tiny tensors its threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -90,18 +95,72 @@ class LocalHub:
         self.service.faults.append(Fault(method, path, times, status, headers or {}, message, apply, reset, html, delay_s))
 
 
+# ---------------------------------------------------------------------------------------------------- coverage: of bot/ and runner/
+
+
+def is_of_weeks(path: Path) -> bool:
+    """Whether a file of tests is about the weeks and their tools: to them coverage is only a tracer that slows them down."""
+    return path.stem in WEEKS_TOOLS or path.stem.startswith("test_week")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """A worker is no process that a test starts: pytest-cov measures it, and nothing else need."""
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In a worker pytest-cov is started as in a controller first, and then as in a worker; a pause of the second would resume the first."""
+    if hasattr(session.config, "workerinput"):
+        pause(session.config)
+
+
+def pause(config: pytest.Config) -> Callable[[], None]:
+    """Stops tracing; what is returned goes on with it."""
+    controller = getattr(config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+    if controller is None:
+        return lambda: None
+    controller.pause()
+    return lambda: controller.resume()
+
+
+@contextlib.contextmanager
+def untraced_if(is_so: bool, config: pytest.Config) -> Iterator[None]:
+    resume = pause(config) if is_so else lambda: None
+    try:
+        yield
+    finally:
+        resume()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The weeks' imports, torch among them, are most of what there is to collect."""
+    with untraced_if(isinstance(collector, pytest.Module) and is_of_weeks(collector.path), collector.config):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    with untraced_if(is_of_weeks(item.path), item.config):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    with untraced_if(is_of_weeks(item.path), item.config):
+        return (yield)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Coverage is that of bot/ and runner/. To the weeks and their tools it would only be a tracer that slows them down."""
     for item in items:
-        if item.path.stem in WEEKS_TOOLS or item.path.stem.startswith("test_week"):
+        if is_of_weeks(item.path):
             item.add_marker("no_cover")
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
-@pytest.fixture(autouse=True)
-def untraced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor are the processes traced that such a test starts."""
-    if request.node.get_closest_marker("no_cover"):
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+# ---------------------------------------------------------------------------------------------------- options and fixtures
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,17 +173,24 @@ def judge() -> Judge:
     return Judge()
 
 
+@pytest.fixture(scope="session")
+def one_commit(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository with one commit, to copy: git would take ten processes each time."""
+    repository = Repository.create(tmp_path_factory.mktemp("first") / "sprint.git")
+    repository.put({"README.md": b"# A sprint\n"}, "First", Person("sprinter", "1001+sprinter@users.noreply.github.com"))
+    return repository
+
+
 @pytest.fixture
-def localhub(tmp_path: Path, judge: Judge) -> Iterator[LocalHub]:
+def localhub(tmp_path: Path, judge: Judge, one_commit: Repository) -> Iterator[LocalHub]:
     """A hub of its own for each test. A test fails where an exchange was not as GitHub's OpenAPI description says."""
-    hub = Hub("sprinter/sprint", Repository.create(tmp_path / "sprint.git"))
+    hub = Hub("sprinter/sprint", Repository(shutil.copytree(one_commit.path, tmp_path / "sprint.git")))
     service = Service(hub, judge=judge)
     hub.tokens[TOKEN] = BOT
     with served(service) as url:
         local = LocalHub(url, hub, service)
         for login, number, role in (("sprinter", 1001, "admin"), ("member", 1002, "write"), ("stranger", 1003, None)):
             local.add_user(login, number, role)  # type: ignore[arg-type]
-        local.put({"README.md": b"# A sprint\n"}, "First")
         yield local
     assert local.violations == []
 

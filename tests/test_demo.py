@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 from test_act import ends, stages
+from test_weeks import check_whole
 
 from localhub import demo
 from localhub.server import Logged
 from localhub.state import BOT
+from workloads.spec import discover
 
 ROOT = "/sprinter/sprint"
 
@@ -65,6 +69,16 @@ def test_a_command_becomes_a_posted_result(played: Played) -> None:
     assert (result["status"], result["run"], result["request"]["smoke"], result["commit"]) == ("ok", f"c{command.id}", True, bench.sha)
     assert b"week01" in (hub.git.read(head, "SCOREBOARD.md") or b"")
     assert len(hub.git.log(head)) <= 3, "the checkout, perhaps the kickoff's scoreboard, and the result"
+
+
+@pytest.mark.slow
+def test_its_week_is_whole(played: Played, tmp_path: Path) -> None:
+    """As test_weeks.py asks it of every other week: the job ended well, and this is all that the runner left in --out."""
+    bench = played.local.hub.runs[1]
+    assert stages(bench)["Bench"] == "success"
+    with zipfile.ZipFile(io.BytesIO(bench.artifacts[f"result-{demo.WEEK}"])) as handed_over:
+        handed_over.extractall(tmp_path)
+    check_whole(discover()[demo.WEEK], tmp_path)
 
 
 @pytest.mark.slow

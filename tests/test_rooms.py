@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -33,7 +35,8 @@ def runtime(node: ast.AST) -> Iterator[ast.AST]:
             yield from runtime(child)
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Modules that a file imports, in full: `from a import b` counts as a.b."""
     found: set[str] = set()
     for node in runtime(tree(path)):
@@ -42,10 +45,11 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name(path)}: relative imports hide which room something is from"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
-def uses(path: Path) -> set[str]:
+@cache
+def uses(path: Path) -> frozenset[str]:
     """Attributes by the last two parts of how they are written: "os.environ", "datetime.now"; and names imported bare."""
     found: set[str] = set()
     for node in ast.walk(tree(path)):
@@ -54,7 +58,7 @@ def uses(path: Path) -> set[str]:
             found.add(f"{before}.{node.attr}")
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def those(wanted: set[str]) -> set[str]:

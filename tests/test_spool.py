@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,24 +124,46 @@ def test_the_spool_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 # ---------------------------------------------------------------------------------------------------- kill -9
 
-# Every open, mkdir, rename and remove of `keep` is a moment at which the kernel may take the process away.
+# Every open, mkdir, rename and remove of `keep` is a moment at which the kernel may take the process away. Each line on stdin is the
+# number of those that a fresh process gets through; how it ended is a line on stdout.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from runner import spool
 from workloads import spec
-place, out, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+place, out = Path(sys.argv[1]), Path(sys.argv[2])
 result = spec.loads(spec.Result, (out / "result.json").read_bytes())
-seen = 0
+seen = last = 0
 def watch(event, arguments):
     global seen
     if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"):
         seen += 1
         if seen > last:
             os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(watch)
-spool.keep(place, out, result)
+for line in sys.stdin:
+    last = int(line)
+    if not (child := os.fork()):
+        sys.addaudithook(watch)
+        spool.keep(place, out, result)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+@contextlib.contextmanager
+def killing(place: Path, out: Path) -> Iterator[Callable[[int], int]]:
+    """Keeps `out` in a process that ends at a given step; its exit code."""
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(place), str(out)], cwd=REPO, env=environment(), text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdin and keeper.stdout, "pipes were asked for"
+
+        def killed_at(step: int) -> int:
+            print(step, file=keeper.stdin, flush=True)
+            return int(keeper.stdout.readline())
+
+        yield killed_at
+        keeper.stdin.close()
+    assert keeper.returncode == 0
 
 
 @pytest.mark.slow
@@ -152,21 +176,22 @@ def test_killed_at_any_step_it_holds_the_old_entry_or_the_new_one(tmp_path: Path
         old = tree(whole)
     reference = tree(spool.keep(tmp_path / "reference", out, new))
     seen, steps = [], 0
-    while True:
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        if before:
-            shutil.copytree(whole, place / "week01-c7")
-        done = subprocess.run([sys.executable, "-c", KILLED, str(place), str(out), str(steps)], cwd=REPO, env=environment(), check=False)
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
-        spool.settle(place)
-        assert set(entries(place)) <= {"week01-c7"}
-        held = tree(place / "week01-c7") if (place / "week01-c7").exists() else {}
-        assert held in (old, reference), f"killed at step {steps}"
-        seen.append(held == reference)
-        steps += 1
+    with killing(place, out) as killed_at:
+        while True:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            if before:
+                shutil.copytree(whole, place / "week01-c7")
+            code = killed_at(steps)
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            spool.settle(place)
+            assert set(entries(place)) <= {"week01-c7"}
+            held = tree(place / "week01-c7") if (place / "week01-c7").exists() else {}
+            assert held in (old, reference), f"killed at step {steps}"
+            seen.append(held == reference)
+            steps += 1
     assert tree(place / "week01-c7") == reference
     assert steps > 15
     assert seen == sorted(seen), "once the new entry is there, it stays"

@@ -248,7 +248,7 @@ def test_one_refusal_keeps_no_other_waiting(hub: Hub, localhub: Any, here: Path)
 def test_a_card_that_cannot_be_shown_keeps_no_other_waiting(hub: Hub, localhub: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect that nobody knows of has to be planted."""
     left = leave(localhub, hub)
-    monkeypatch.setattr("bot.plot.draw", lambda table: table.no_such_thing)
+    monkeypatch.setattr("bot.store.plots", lambda result: result.no_such_thing)
     other = localhub.comment_as("github-actions[bot]", 1, card(localhub).replace(left.asked.place.request_id, "c5").replace("4242", "4243"))
     localhub.hub.runs.append(dataclasses.replace(left.run, id=4243, artifacts={}))
     done = swept(localhub)
