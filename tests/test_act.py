@@ -649,7 +649,7 @@ def test_all_weeks_each_with_a_comment_of_its_own(local: Local) -> None:
     assert summary.startswith(f"<!-- sprintbench:card c{made.id} run={run.id} answer -->\n\n### All weeks · every week has ended")
     assert "the GPU is on fire" in broken
     assert "### week03 · not judged (smoke run)" in fine
-    held = [entry.path for entry in local.hub.git.entries("main", "results/", recursive=True) if entry.path.endswith("result.json")]
+    held = [entry.path for entry in local.hub.git.entries("main", "results/", recursive=True) if f"/c{made.id}/result" in entry.path]
     assert held == [f"results/{week}/c{made.id}/result.json" for week in ("week02", "week03")]
 
 
