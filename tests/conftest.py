@@ -23,6 +23,7 @@ from localhub.state import BOT, Comment, Hub, Issue, Role, User
 
 TOKEN = "ghs_workflow"
 WEEKS_TOOLS = {"test_lm", "test_training", "test_corpus", "test_measure", "test_machine"}
+WORKFLOWS = {"test_act", "test_demo"}  # hundreds of processes, each of which would load the tracer; what they run is tested elsewhere, too
 # xdist hands out a file at a time, in this order: what takes minutes first, so that no worker ends long after the others.
 SLOWEST = ("test_weeks", "test_act", "test_demo", "test_setup", "test_week10", "test_runner", "test_week02", "test_plot", "test_week13",
            "test_faults", "test_sweep", "test_publish", "test_measure", "test_fuzz", "test_minter", "test_control", "test_week01",
@@ -98,9 +99,9 @@ class LocalHub:
 # ---------------------------------------------------------------------------------------------------- coverage: of bot/ and runner/
 
 
-def is_of_weeks(path: Path) -> bool:
-    """Whether a file of tests is about the weeks and their tools: to them coverage is only a tracer that slows them down."""
-    return path.stem in WEEKS_TOOLS or path.stem.startswith("test_week")
+def is_untraced(path: Path) -> bool:
+    """Whether a file of tests adds nothing to the coverage of bot/ and runner/: to it coverage is only a tracer that slows it down."""
+    return path.stem in WEEKS_TOOLS | WORKFLOWS or path.stem.startswith("test_week")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -137,25 +138,25 @@ def untraced_if(is_so: bool, config: pytest.Config) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """The weeks' imports, torch among them, are most of what there is to collect."""
-    with untraced_if(isinstance(collector, pytest.Module) and is_of_weeks(collector.path), collector.config):
+    with untraced_if(isinstance(collector, pytest.Module) and is_untraced(collector.path), collector.config):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    with untraced_if(is_of_weeks(item.path), item.config):
+    with untraced_if(is_untraced(item.path), item.config):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    with untraced_if(is_of_weeks(item.path), item.config):
+    with untraced_if(is_untraced(item.path), item.config):
         return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if is_of_weeks(item.path):
+        if is_untraced(item.path):
             item.add_marker("no_cover")
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
