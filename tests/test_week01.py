@@ -103,6 +103,20 @@ def test_a_compiled_step_has_the_gradients_of_the_eager_step() -> None:
     assert traced[1] <= 1.5 * eager[1]
 
 
+@pytest.mark.parametrize(("slower", "faster"), [("channels_last", "contiguous"), ("contiguous", "channels_last")])
+def test_the_baseline_has_the_layout_that_eager_is_faster_in(slower: str, faster: str, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(arms: dict[str, object], **_: object) -> measure.Timings:
+        layouts = {arm: "channels_last" if "channels_last" in arm else "contiguous" for arm in arms}
+        took = {arm: (2.0 if layout == slower else 1.0,) * 6 for arm, layout in layouts.items()}
+        return measure.Timings("hot", took, True, 0.0, dict.fromkeys(arms, 1))
+
+    monkeypatch.setattr(measure, "time_interleaved", timed)
+    tuned, rows = run._tuned(Context(tmp_path, "cpu", smoke=True, progress=lambda _: None), SMOKE[2])
+    assert tuned == replace(SMOKE[2], train_layout=faster, infer_layout=faster)
+    assert [row[1] for row in rows][-2:] == ["bf16, searched", "bf16 channels_last, searched"]
+
+
 def test_the_options_of_max_autotune_exist() -> None:
     assert callable(torch.compile(nn.Linear(2, 2), options=MAX_AUTOTUNE))
     with pytest.raises(RuntimeError, match="Unexpected optimization option"):

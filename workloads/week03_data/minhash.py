@@ -29,8 +29,8 @@ BITS = 3  # signs a word: more tell pictures apart better, fewer survive a crop 
 CROP, CORNERS = 0.95, ((0.0125, 0.0125), (0.0125, 0.0375), (0.0375, 0.0125), (0.0375, 0.0375))
 GRAM = 5  # characters of a text shingle
 IMAGE_THRESHOLD, TEXT_THRESHOLD = 0.35, 0.7
-# Of a candidate pair of pictures the signs of fourteen frequencies of every block are compared, as in a perceptual hash: among 20,000
-# pictures some hundreds of unrelated pairs have signatures that agree as well as a crop's.
+# Of a candidate pair of pictures the signs of fourteen frequencies of every block are compared, as in a perceptual hash: there are so
+# many unrelated pairs that some have signatures that agree as well as a crop's.
 SIGN_FREQUENCIES = tuple((down, across) for down in range(5) for across in range(5) if 0 < down + across <= 4)
 SIGNS_ALIKE = 0.8
 LUMA = (0.299, 0.587, 0.114)
