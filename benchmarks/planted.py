@@ -29,6 +29,7 @@ import torch
 
 from bot.regression import FEWEST_PAIRS, Change, Paired, classify, paired
 from workloads import machine, measure
+from workloads.spec import Machine
 from workloads.week01_compile.arms import Rung, Trainer, compiled, set_up
 from workloads.week01_compile.models import FULL, SMOKE
 from workloads.week01_compile.run import FULL_SIZES, SMOKE_SIZES
@@ -147,6 +148,12 @@ def read(path: Path) -> tuple[Run, ...]:
     return tuple(Run(run["kind"], tuple(run["eager_ms"]), tuple(run["compiled_ms"])) for run in told["runs"])
 
 
+def _write(out: Path, here: Machine, runs: Sequence[Run]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    told = {"machine": asdict(here), "share": SHARE, "runs": [asdict(run) for run in runs]}
+    (out / "planted.json.gz").write_bytes(gzip.compress(json.dumps(told, allow_nan=False).encode(), mtime=0))
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Where planted.json.gz with the raw samples goes.")
@@ -161,6 +168,7 @@ def main(out: Path | None, pairs: int, smoke: bool, one: Kind | None) -> None:
     if one:
         click.echo(json.dumps(asdict(measured(one, smoke=smoke)), allow_nan=False))
         return
+    here = machine.describe()
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="sprintbench-planted-") as cache:  # compiled once, by the first run
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
@@ -170,11 +178,8 @@ def main(out: Path | None, pairs: int, smoke: bool, one: Kind | None) -> None:
             told = json.loads(done.stdout.splitlines()[-1])
             runs.append(Run(kind, tuple(told["eager_ms"]), tuple(told["compiled_ms"])))
             click.echo(f"{len(runs)} of {2 * pairs + 1}, {kind}: speedup {runs[-1].speedup:.4f} x", err=True)
-    here = machine.describe()
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        told = {"machine": asdict(here), "share": SHARE, "runs": [asdict(run) for run in runs]}
-        (out / "planted.json.gz").write_bytes(gzip.compress(json.dumps(told, allow_nan=False).encode(), mtime=0))
+            if out:  # after each, so that what stops the benchmark takes one run with it
+                _write(out, here, runs)
     click.echo(f"{here.gpu or here.cpu}\n\n{table(judge(runs))}")
 
 
