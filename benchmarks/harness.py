@@ -3,12 +3,16 @@
 Every round visits the methods in shuffled order; each times one kernel twice, as if it were two (A/A), with the same time
 for every method. From that, for each kernel and method:
 
-- A/A width: the 95% width of the ratio of the two medians. The truth is 1, so a narrower one tells smaller gains apart.
-- Bias: the method's median over the truth. Hot, the truth is the host's clock over two loops as long as the trial, one before and
-  one after it, each ending with an idle device; cold, the kernels' own durations as the GPU stamped them (CUPTI). Neither uses an
-  event around a single call. The cold truth does not exist on the CPU (--smoke). Where the two loops themselves differ by more
-  than the bar, as when the host is what limits them, the bias is shown and not judged.
+- A/A width: the 95% width of the ratio of the two medians. The truth is 1, so a narrower one tells smaller gains apart. "Wider" is
+  said only where the 95% bootstrap interval of the ratio of two widths lies above 1: of equal clocks one is always a little wider.
 - Cost: wall time over the time the kernel itself ran, all calls together.
+
+Then each method is used PROBES times while the GPU stamps every kernel it runs (CUPTI, through torch.profiler). Both instruments see
+the same launches, so neither the chip's clock nor a busy host can come between them:
+
+- Bias: the method's time over the stamps' of the very calls it timed. Hot, that is from the start of the first of them to the end
+  of the last, over their number; cold, the median of the kernels' own durations. `measure.py cold` reads the stamps
+  itself, so it has no other truth here; what the stamps are worth, the row of torch's Timer tells: it goes by the host's clock.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -26,6 +29,7 @@ from typing import Literal
 
 import click
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.utils.benchmark
 
@@ -35,8 +39,9 @@ ARM_MS = 50.0  # for each of the two arms of a pair
 BLOCKS = 10
 WARMUP_MS = 10
 ROUNDS = 25
-PROFILED_CALLS = 100
-PROFILE_EVERY = 10
+PROBES = 5
+PROBE_CALLS = 1000  # of torch's Timer, which takes a number and no length
+RESAMPLES = 2000
 SMOKE_ROUNDS = 3
 SMOKE_ARM_MS = 4.0
 BIAS_BAR = 0.01
@@ -68,31 +73,28 @@ class Method:
     mode: Literal["hot", "cold"]
     ours: bool
     trial: Callable[[Call], tuple[tuple[float, ...], tuple[float, ...], int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """Milliseconds a call, and by what share two looks at it differ (0.0 where one look is all there is)."""
-
-    ms: float
-    unsure: float = 0.0
+    probe: Callable[[Call], tuple[float, int]] | None  # (milliseconds a call, of how many calls, the last ones launched)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one method showed on one kernel; `bias` is None where there is no truth, `unsure` how far the truth differs from itself."""
+    """What one method showed on one kernel; `ratios` are those of its A/A trials, `biases` one for each probe, none where there is
+    no truth beside it."""
 
     kernel: str
     method: Method
     ms: float
-    aa_width: float
-    bias: float | None
-    unsure: float
+    ratios: tuple[float, ...]
+    biases: tuple[float, ...]
     cost: float
 
     @property
-    def judged(self) -> bool:
-        return self.bias is not None and self.unsure < BIAS_BAR
+    def aa_width(self) -> float:
+        return float(_width(np.array(self.ratios)))
+
+    @property
+    def bias(self) -> float | None:
+        return statistics.median(self.biases) if self.biases else None
 
 
 # ---------------------------------------------------------------------------------------------------- kernels
@@ -131,11 +133,21 @@ def methods(device: measure.Device, arm_ms: float) -> list[Method]:
                                            warmup_s=0.0)
         return timings["a"], timings["b"], BLOCKS * sum(timings.calls.values())
 
+    def our_block(call: Call) -> tuple[float, int]:
+        timings = measure.time_interleaved({"a": call}, device=device, blocks=1, block_ms=arm_ms / BLOCKS, warmup_s=0.0)
+        return timings["a"][0], timings.calls["a"]
+
+    def timer_of(call: Call) -> torch.utils.benchmark.Timer:
+        return torch.utils.benchmark.Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+
     def torch_timer(call: Call) -> tuple[tuple[float, ...], tuple[float, ...], int]:
-        timer = torch.utils.benchmark.Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        timer = timer_of(call)
         one, two = (timer.blocked_autorange(min_run_time=arm_ms / 1000) for _ in range(2))
         calls = sum(m.number_per_run * len(m.times) for m in (one, two))
         return tuple(s * 1000 for s in one.times), tuple(s * 1000 for s in two.times), calls
+
+    def timer_block(call: Call) -> tuple[float, int]:
+        return timer_of(call).timeit(PROBE_CALLS).median * 1000, PROBE_CALLS
 
     def do_bench(call: Call) -> tuple[tuple[float, ...], tuple[float, ...], int]:
         import triton.testing  # only where there is a GPU
@@ -143,103 +155,73 @@ def methods(device: measure.Device, arm_ms: float) -> list[Method]:
         one, two = (tuple(triton.testing.do_bench(call, warmup=WARMUP_MS, rep=arm_ms, return_mode="all")) for _ in range(2))
         return one, two, len(one) + len(two)
 
-    found = [Method("measure.py hot", "hot", True, functools.partial(ours, "hot")),
-             Method("torch Timer.blocked_autorange", "hot", False, torch_timer),
-             Method("measure.py cold", "cold", True, functools.partial(ours, "cold"))]
+    def do_bench_once(call: Call) -> tuple[float, int]:
+        import triton.testing  # as above
+
+        times = triton.testing.do_bench(call, warmup=WARMUP_MS, rep=arm_ms, return_mode="all")
+        return statistics.median(times), len(times)
+
+    found = [Method("measure.py hot", "hot", True, functools.partial(ours, "hot"), our_block),
+             Method("torch Timer.blocked_autorange", "hot", False, torch_timer, timer_block),
+             Method("measure.py cold", "cold", True, functools.partial(ours, "cold"), None)]
     if device == "cuda" and importlib.util.find_spec("triton"):
-        found.append(Method("triton do_bench", "cold", False, do_bench))
+        found.append(Method("triton do_bench", "cold", False, do_bench, do_bench_once))
     return found
 
 
 # ---------------------------------------------------------------------------------------------------- truth
 
 
-class LoopTruth:
-    """Milliseconds a call by the host's clock over loops of `loop_ms` that end with an idle device: no event, no block."""
-
-    def __init__(self, call: Call, loop_ms: float) -> None:
-        self.call = call
-        self.calls = 20
-        self.calls = max(20, min(20_000, math.ceil(loop_ms / self.loop_ms())))
-
-    def loop_ms(self) -> float:
-        def loop() -> None:
-            for _ in range(self.calls):
-                self.call()
-        return measure.seconds(loop)[1] * 1000 / self.calls
-
-    def cold(self) -> Truth | None:
-        """None: what one call takes with empty caches, only a GPU's own time stamps can say."""
-        return None
+def biases(call: Call, method: Method) -> tuple[tuple[float, float], ...]:
+    """(the method's ms a call, the stamps' of the same calls), PROBES times; () where the method has no truth beside it."""
+    if method.probe is None:
+        return ()
+    own = measure.kernels_of(call)
+    names, each = {kernel.name for kernel in own}, len(own)
+    found = []
+    for _ in range(PROBES):
+        told: list[tuple[float, int]] = []
+        seen = measure.kernels_of(lambda told=told: told.append(method.probe(call)))  # type: ignore[misc]  # bound here
+        ms, calls = told[0]
+        found.append((ms, stamped_ms([kernel for kernel in seen if kernel.name in names], each, calls, method.mode)))
+    return tuple(found)
 
 
-class GpuTruth(LoopTruth):
-    """Adds the cold truth: the kernels' durations as the GPU stamped them (CUPTI, through torch.profiler), the caches
-    overwritten before each call. Profiling costs more than a trial, so it is done once in PROFILE_EVERY asks."""
-
-    def __init__(self, call: Call, loop_ms: float) -> None:
-        super().__init__(call, loop_ms)
-        l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-        flush = torch.empty(max(measure.FLUSH_BYTES, 2 * l2_bytes), dtype=torch.int8, device="cuda").zero_
-        flushing = {name for name, _ in self._kernels(flush)}
-
-        def look() -> Truth:
-            own = [ms for name, ms in self._kernels(flush, call) if name not in flushing]
-            return Truth(sum(own) / PROFILED_CALLS)
-
-        self.look = look
-        self.asked, self.last = 0, look()
-
-    def cold(self) -> Truth:
-        self.asked += 1
-        if self.asked % PROFILE_EVERY == 0:
-            self.last = self.look()
-        return self.last
-
-    @staticmethod
-    def _kernels(*calls: Call) -> list[tuple[str, float]]:
-        """Names and milliseconds of all that the GPU did for PROFILED_CALLS rounds of `calls`."""
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            for _ in range(PROFILED_CALLS):
-                for call in calls:
-                    call()
-            torch.cuda.synchronize()
-        return [(e.name, float(e.device_time) / 1000) for e in profiler.events() if e.device_type.name == "CUDA"]
+def stamped_ms(kernels: Sequence[measure.Kernel], each: int, calls: int, mode: Literal["hot", "cold"]) -> float:
+    """Milliseconds a call of the last `calls` calls of `each` kernels. Raises ValueError where there are fewer kernels than that."""
+    timed = kernels[-calls * each:]
+    if len(timed) < calls * each:
+        raise ValueError(f"{calls} calls of {each} kernels are more than the {len(kernels)} kernels that ran")
+    if mode == "hot":
+        return (timed[-1].end_us - timed[0].start_us) / calls / 1000
+    return statistics.median(sum(kernel.end_us - kernel.start_us for kernel in timed[i * each:(i + 1) * each])
+                             for i in range(calls)) / 1000
 
 
 # ---------------------------------------------------------------------------------------------------- trial
 
 
-def trial(name: str, call: Call, contestants: Sequence[Method], truth: LoopTruth, rounds: int,
-          order: random.Random) -> tuple[list[Row], list[dict[str, object]]]:
+def trial(name: str, call: Call, contestants: Sequence[Method], rounds: int, order: random.Random, *,
+          stamped: bool) -> tuple[list[Row], list[dict[str, object]]]:
     """One kernel under every method: the rows of the table, and the raw samples they come from."""
     pairs: dict[str, list[Pair]] = {m.name: [] for m in contestants}
-    truths: dict[str, list[Truth | None]] = {m.name: [] for m in contestants}
     for number in range(rounds + 1):
         for method in order.sample(list(contestants), len(contestants)):
-            known = truth.cold() if method.mode == "cold" else None
-            before = truth.loop_ms() if method.mode == "hot" else 0.0
             (a, b, calls), wall_s = measure.seconds(functools.partial(method.trial, call))
-            if method.mode == "hot":
-                after = truth.loop_ms()
-                known = Truth((before + after) / 2, abs(before / after - 1))
             if number:  # the first round warms up
                 pairs[method.name].append(Pair(a, b, calls, wall_s))
-                truths[method.name].append(known)
     rows: list[Row] = []
     raw: list[dict[str, object]] = []
     for method in contestants:
-        seen = list(zip(pairs[method.name], truths[method.name], strict=True))
-        low, high = np.quantile([pair.ratio for pair, _ in seen], (0.025, 0.975))
-        biases = [pair.ms / known.ms - 1 for pair, known in seen if known]
-        costs = [pair.wall_s * 1000 / (pair.calls * (known.ms if known else pair.ms)) for pair, known in seen]
-        rows.append(Row(name, method, statistics.median(pair.ms for pair, _ in seen), float(high - low),
-                        statistics.median(biases) if biases else None,
-                        statistics.median(known.unsure if known else 0.0 for _, known in seen), statistics.median(costs)))
-        raw += [{"kernel": name, "method": method.name, "mode": method.mode, "round": i, "truth_ms": known and _kept(known.ms),
-                 "truth_unsure": known and _kept(known.unsure), "calls": pair.calls,
-                 "wall_s": pair.wall_s, "a_ms": [_kept(v) for v in pair.a], "b_ms": [_kept(v) for v in pair.b]}
-                for i, (pair, known) in enumerate(seen)]
+        seen = pairs[method.name]
+        probed = biases(call, method) if stamped else ()
+        rows.append(Row(name, method, statistics.median(pair.ms for pair in seen), tuple(pair.ratio for pair in seen),
+                        tuple(ms / truth - 1 for ms, truth in probed),
+                        statistics.median(pair.wall_s * 1000 / (pair.calls * pair.ms) for pair in seen)))
+        raw += [{"kernel": name, "method": method.name, "mode": method.mode, "round": i, "calls": pair.calls, "wall_s": pair.wall_s,
+                 "a_ms": [_kept(v) for v in pair.a], "b_ms": [_kept(v) for v in pair.b]} for i, pair in enumerate(seen)]
+        raw += [{"kernel": name, "method": method.name, "mode": method.mode, "probe": i, "ms": _kept(ms), "stamped_ms": _kept(truth)}
+                for i, (ms, truth) in enumerate(probed)]
     return rows, raw
 
 
@@ -248,25 +230,38 @@ def _kept(value: float) -> float:
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = ["| kernel | mode | method | median us | A/A width, 95% | bias against truth | wall / kernel time |",
+    lines = ["| kernel | mode | method | median us | A/A width, 95% | bias against the stamps | wall / kernel time |",
              "|---|---|---|---:|---:|---:|---:|"]
     for row in rows:
-        bias = "no truth" if row.bias is None else f"{row.bias:+.2%}" if row.judged else f"{row.bias:+.2%}, truth ± {row.unsure:.1%}"
+        bias = "" if row.bias is None else f"{row.bias:+.2%} ({min(row.biases):+.2%} to {max(row.biases):+.2%})"
         lines.append(f"| {row.kernel} | {row.method.mode} | {row.method.name} | {row.ms * 1000:.2f} | {row.aa_width:.3%} "
                      f"| {bias} | {row.cost:.1f} |")
     return "\n".join(lines)
 
 
+def _width(ratios: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The 95% width of ratios along the last axis."""
+    ends: npt.NDArray[np.float64] = np.quantile(ratios, (0.025, 0.975), axis=-1)
+    return ends[1] - ends[0]
+
+
+def compared(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Literal["narrower", "as wide", "wider"]:
+    """Whether the A/A width of `one` is another than that of `other`, beyond what chance does to both (bootstrap over trials)."""
+    random_numbers = np.random.default_rng(seed)
+    widths = [_width(np.array(ratios)[random_numbers.integers(len(ratios), size=(RESAMPLES, len(ratios)))]) for ratios in (one, other)]
+    low, high = np.quantile(widths[0] / widths[1], (0.025, 0.975))
+    return "narrower" if high < 1 else "wider" if low > 1 else "as wide"
+
+
 def summary(rows: Sequence[Row]) -> str:
     """How often ours holds the bar: an A/A interval no wider than the peer's of the same mode, and a bias under 1%."""
     ours = [row for row in rows if row.method.ours]
-    duels = [(row, peer) for row in ours for peer in rows
+    duels = [compared(row.ratios, peer.ratios) for row in ours for peer in rows
              if not peer.method.ours and (peer.kernel, peer.method.mode) == (row.kernel, row.method.mode)]
-    narrow = sum(row.aa_width <= peer.aa_width for row, peer in duels)
-    judged = [row.bias for row in ours if row.bias is not None and row.judged]
-    return (f"measure.py: A/A width no wider than the peer's in {narrow} of {len(duels)} comparisons; "
-            f"bias under {BIAS_BAR:.0%} in {sum(abs(bias) < BIAS_BAR for bias in judged)} of {len(judged)}, "
-            f"not judged in {len(ours) - len(judged)}.")
+    judged = [row.biases for row in ours if row.biases]
+    return (f"measure.py: A/A width narrower than the peer's in {duels.count('narrower')} of {len(duels)} comparisons, wider in "
+            f"{duels.count('wider')}; bias under {BIAS_BAR:.0%} in every probe of {sum(max(map(abs, b)) < BIAS_BAR for b in judged)} of "
+            f"{len(judged)} kernels.")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -276,7 +271,7 @@ def summary(rows: Sequence[Row]) -> str:
               help=f"A/A trials of each method.  [default: {ROUNDS}; {SMOKE_ROUNDS} in a smoke run]")
 @click.option("--smoke", is_flag=True, help="A few seconds on the CPU, without triton. The figures mean nothing.")
 def main(out: Path | None, rounds: int | None, smoke: bool) -> None:
-    """Hold the clock against triton's do_bench and torch's Timer. Prints a Markdown table; about four minutes on a GPU."""
+    """Hold the clock against triton's do_bench and torch's Timer. Prints a Markdown table; some two minutes on a GPU."""
     device: measure.Device = "cpu" if smoke else "cuda"
     if not smoke and not torch.cuda.is_available():
         raise click.UsageError("no CUDA GPU here: add --smoke for the tiny CPU version, or run this on a GPU machine")
@@ -288,8 +283,8 @@ def main(out: Path | None, rounds: int | None, smoke: bool) -> None:
     raw: list[dict[str, object]] = []
     for name, call in kernels.items():
         click.echo(f"{name}: {len(contestants)} methods", err=True)
-        truth = (LoopTruth if smoke else GpuTruth)(call, 2 * arm_ms)
-        more_rows, more_raw = trial(name, call, contestants, truth, rounds or (SMOKE_ROUNDS if smoke else ROUNDS), random.Random(0))
+        more_rows, more_raw = trial(name, call, contestants, rounds or (SMOKE_ROUNDS if smoke else ROUNDS), random.Random(0),
+                                    stamped=not smoke)
         rows += more_rows
         raw += more_raw
     here = machine.describe()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import harness
 from workloads import measure
 from workloads.measure import _fewest, _order_ranks, _student95
 
@@ -42,7 +43,6 @@ def test_a_known_length_is_measured(mode: measure.Mode) -> None:
     assert 2.0 <= statistics.median(timings["long"]) < 3.0
     assert [len(samples) for samples in timings.samples.values()] == [9, 9]
     assert timings.mode == mode
-    assert timings.overhead_us == 0.0
 
 
 def test_a_block_holds_as_many_calls_as_its_length_asks_for() -> None:
@@ -287,6 +287,22 @@ def test_energy_is_counted_between_two_moves_of_the_counter() -> None:
     assert 0.2 < joules < 0.4
 
 
+def stamped(*spans: tuple[str, float, float]) -> list[measure.Kernel]:
+    return [measure.Kernel(*span) for span in spans]
+
+
+def test_a_cold_call_lasts_from_its_first_kernel_to_its_last() -> None:
+    kernels = stamped(("flush", 0, 60), ("a", 61, 65), ("flush", 66, 130), ("a", 131, 133), ("b", 133, 140), ("c", 134, 138))
+    assert measure.call_times_ms(kernels, "flush", 2) == pytest.approx([0.004, 0.009])
+
+
+def test_calls_that_cannot_be_told_apart_have_no_cold_time() -> None:
+    with pytest.raises(ValueError, match="ran 2 times, and 1 of them launched"):
+        measure.call_times_ms(stamped(("flush", 0, 60), ("flush", 66, 130), ("a", 131, 133)), "flush", 2)
+    with pytest.raises(ValueError, match="ran 3 times"):
+        measure.call_times_ms(stamped(("flush", 0, 1), ("a", 1, 2), ("flush", 2, 3), ("flush", 3, 4), ("a", 4, 5)), "flush", 2)
+
+
 # ---------------------------------------------------------------------------------------------------- what only a GPU shows
 
 
@@ -306,11 +322,25 @@ def test_twice_the_work_takes_twice_as_long(mode: measure.Mode) -> None:
 
 
 @pytest.mark.gpu
-def test_the_events_of_a_cold_call_cost_microseconds() -> None:
+def test_a_cold_call_takes_what_its_kernels_take() -> None:
     cell = torch.zeros(1, device="cuda")
-    timings = measure.time_interleaved({"tiny": lambda: cell.add_(1)}, device="cuda", mode="cold", warmup_s=0.2)
-    assert 0.0 < timings.overhead_us < 30.0
-    assert 0.0 < statistics.median(timings["tiny"]) < 0.02
+
+    def tiny(count: int) -> Callable[[], None]:
+        def call() -> None:
+            for _ in range(count):
+                cell.add_(1)
+        return call
+
+    timings = measure.time_interleaved({"one": tiny(1), "four": tiny(4)}, device="cuda", mode="cold", warmup_s=0.2)
+    one, four = (statistics.median(timings[arm]) for arm in ("one", "four"))
+    assert 0.0005 < one < 0.004
+    assert 3.5 * one < four < 0.05
+
+
+@pytest.mark.gpu
+def test_a_call_that_launches_nothing_has_no_cold_time() -> None:
+    with pytest.raises(ValueError, match="0 of them launched a kernel"):
+        measure.time_interleaved({"nothing": lambda: None}, device="cuda", mode="cold", warmup_s=0.0, blocks=2)
 
 
 @pytest.mark.gpu
@@ -350,6 +380,23 @@ def test_the_trial_of_the_clock_runs_on_a_cpu(tmp_path: Path) -> None:
     assert {(entry["method"], entry["mode"]) for entry in raw} == {
         ("measure.py hot", "hot"), ("measure.py cold", "cold"), ("torch Timer.blocked_autorange", "hot")}
     assert all(entry["a_ms"] and entry["b_ms"] and entry["calls"] for entry in raw)
+
+
+def test_the_stamps_of_the_last_calls_are_the_truth() -> None:
+    kernels = stamped(("k", 0, 90), *(("k", 100.0 + 10 * i, 108.0 + 10 * i) for i in range(4)))
+    assert harness.stamped_ms(kernels, 1, 4, "hot") == pytest.approx(0.0095)
+    assert harness.stamped_ms(kernels, 1, 4, "cold") == pytest.approx(0.008)
+    assert harness.stamped_ms(kernels, 2, 2, "cold") == pytest.approx(0.016)
+    with pytest.raises(ValueError, match="more than the 5 kernels"):
+        harness.stamped_ms(kernels, 2, 3, "hot")
+
+
+def test_a_width_is_another_only_beyond_chance() -> None:
+    noise = random.Random(0)
+    ratios = [noise.gauss(1.0, 0.01) for _ in range(25)]
+    assert harness.compared(ratios, [1 + (r - 1) * 1.05 for r in reversed(ratios)]) == "as wide"
+    assert harness.compared(ratios, [1 + (r - 1) * 5 for r in reversed(ratios)]) == "narrower"
+    assert harness.compared([1 + (r - 1) * 5 for r in ratios], ratios) == "wider"
 
 
 def test_a_geometric_mean_is_the_mean_of_logarithms() -> None:

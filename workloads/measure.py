@@ -4,11 +4,11 @@ How a time is taken, and why
 - A and B share one process and alternate in short blocks, in an order shuffled each round, so that clock drift, heat and
   neighbours fall on both. One sample is one block; the blocks of a round are a pair.
 - hot: at least three calls between two CUDA events without any host synchronisation, caches warm: throughput.
-- cold: the L2 cache is overwritten before each call, outside the events that surround the call. nvbench calls the two
-  "batch" and "cold"; they are different numbers, so a table never mixes them.
+- cold: the L2 cache is overwritten before each call, and a call lasts from the start of its first kernel to the end of its last, as
+  the GPU itself stamped them (CUPTI, through torch.profiler). Events around a lone call would add the gaps between them and it:
+  1 us to 4 us, a fifth of a short kernel. nvbench calls the two "batch" and "cold"; they are different numbers, so a table never
+  mixes them.
 - latency: host clock from the call until the device is idle again: what one request waits.
-- What the events themselves add to a lone call is measured and taken off (`Timings.overhead_us`); over a hot block of
-  30 ms it is under 0.02% and stays.
 - The garbage collector is off while a block runs. On the CPU every mode uses the host clock.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import math
 import random
 import statistics
@@ -43,11 +44,9 @@ WARMUP_CAP = 4  # a warm-up lasts at most this many times the time asked for
 SIGNIFICANT = 7  # decimal digits kept of a raw sample: finer than any timer here, and shorter to store
 
 # A flush writes at least twice the L2 cache (H100: 50 MB). It also gives the host a head start of about 0.1 ms on the GPU,
-# so that a short kernel is queued before its start event fires and launch latency does not count as kernel time.
+# so that a call of several short kernels is queued before its first one starts.
 FLUSH_BYTES = 256 * 2**20
 LEAST_HOT_CALLS = 3  # a block of one call would start on an idle GPU and time the launch of its first kernels too
-OVERHEAD_PAIRS = 51  # of events, to learn what a pair costs
-FURTHER_KERNELS = 3  # few enough to be launched while a flush runs
 CPU_FLUSH_BYTES = 64 * 2**20  # last-level caches of common servers are 32-64 MB a socket
 
 
@@ -59,7 +58,7 @@ class Timings:
     """Milliseconds a call, one sample for each block, by arm; `timings["eager"]` is the shorthand for `samples["eager"]`.
 
     `settled` says whether warm-up ended because three windows agreed within 1%, and not at its cap of `warmup_s` seconds;
-    `calls` are the calls of one block; `overhead_us` is what the events added to each call of a cold block (taken off).
+    `calls` are the calls of one block.
     """
 
     mode: Mode
@@ -67,7 +66,6 @@ class Timings:
     settled: bool
     warmup_s: float
     calls: Mapping[str, int]
-    overhead_us: float = 0.0
 
     def __getitem__(self, arm: str) -> tuple[float, ...]:
         return self.samples[arm]
@@ -79,7 +77,8 @@ def time_interleaved(arms: Mapping[str, Call], *, device: Device, mode: Mode = "
 
     Warm-up runs whole rounds for at least `warmup_s` seconds and until three successive rounds agree within 1% for every
     arm, at most four times `warmup_s` (three rounds in any case). Give an arm twice under two names to see the noise.
-    Raises ValueError where there is nothing to time; what a call raises passes through.
+    Raises ValueError where there is nothing to time, and in a cold block where a call launches no kernel or one that cannot be
+    told from the flush; RuntimeError where a GPU's time stamps cannot be read. What a call raises passes through.
     """
     if not arms or blocks < 1 or block_ms <= 0 or warmup_s < 0:
         raise ValueError("timing needs at least one arm, one block, a block length above 0 and no negative warm-up")
@@ -89,14 +88,15 @@ def time_interleaved(arms: Mapping[str, Call], *, device: Device, mode: Mode = "
         calls, warm_s, settled = _warm(watch, arms, block_ms, warmup_s)
         if progress:
             progress(f"{mode}: warm after {warm_s:.1f} s, {'settled' if settled else 'not settled within 1%'}")
-        taken: dict[str, list[float]] = {arm: [] for arm in arms}
-        for _ in range(blocks):
-            for arm in order.sample(list(arms), len(arms)):
-                taken[arm].append(_kept(watch.block(arms[arm], calls[arm])[0]))
+        turns = [arm for _ in range(blocks) for arm in order.sample(list(arms), len(arms))]
+        samples = watch.samples([(arms[arm], calls[arm]) for arm in turns])
+    taken: dict[str, list[float]] = {arm: [] for arm in arms}
+    for arm, ms in zip(turns, samples, strict=True):
+        taken[arm].append(_kept(ms))
     if progress:
         seen = ", ".join(f"{arm} {statistics.median(ms):.4g} ms x {calls[arm]}" for arm, ms in taken.items())
         progress(f"{mode}: {blocks} blocks of {seen}")
-    return Timings(mode, {arm: tuple(ms) for arm, ms in taken.items()}, settled, warm_s, calls, watch.overhead_ms * 1000)
+    return Timings(mode, {arm: tuple(ms) for arm, ms in taken.items()}, settled, warm_s, calls)
 
 
 def seconds(make: Callable[[], T]) -> tuple[T, float]:
@@ -139,12 +139,36 @@ def device_ms(start: Stamp, end: Stamp) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Kernel:
+    """One thing that a GPU did, from `start_us` to `end_us` on its own clock: a kernel, a copy or a memset."""
+
+    name: str
+    start_us: float
+    end_us: float
+
+
+def kernels_of(work: Call) -> tuple[Kernel, ...]:
+    """All that the GPU does for `work`, until it is idle, in the order in which it began; stamped by the GPU (CUPTI)."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
+        work()
+        torch.cuda.synchronize()
+    found = [Kernel(e.name, float(e.time_range.start), float(e.time_range.end))
+             for e in profiler.events() if e.device_type.name == "CUDA"]
+    return tuple(sorted(found, key=lambda kernel: kernel.start_us))
+
+
+@dataclass(frozen=True, slots=True)
 class _Watch:
-    """How one block is timed: (call, calls) -> the sample, and what a call took of the block's length; both in ms."""
+    """How time is taken. `block`: (call, calls) -> the sample, and what a call took of the block's length, both in ms; it is what
+    warm-up goes by, and unless there is `take`, which times all blocks of a run together, what the samples are."""
 
     block: Callable[[Call, int], tuple[float, float]]
-    overhead_ms: float = 0.0
     least_calls: int = 1
+    take: Callable[[Sequence[tuple[Call, int]]], list[float]] | None = None
+
+    def samples(self, blocks: Sequence[tuple[Call, int]]) -> list[float]:
+        """Milliseconds a call, one sample for each block."""
+        return self.take(blocks) if self.take else [self.block(call, calls)[0] for call, calls in blocks]
 
 
 def _watch(device: Device, mode: Mode) -> _Watch:
@@ -159,10 +183,12 @@ def _watch(device: Device, mode: Mode) -> _Watch:
         start, end = _events(2)
         return _Watch(functools.partial(_hot_block, start, end), least_calls=LEAST_HOT_CALLS)
     l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-    flush = torch.empty(max(FLUSH_BYTES, 2 * l2_bytes), dtype=torch.int8, device="cuda")
-    pool: list[torch.cuda.Event] = []  # grows to what the largest block needs, then is used again
-    overhead_ms = _event_overhead_ms(flush.zero_, pool)
-    return _Watch(functools.partial(_cold_block, flush.zero_, pool, overhead_ms), overhead_ms)
+    cells = torch.empty(max(FLUSH_BYTES, 2 * l2_bytes) // 2, dtype=torch.int16, device="cuda")
+    flush = functools.partial(cells.fill_, 1)  # a kernel that few calls have; zeros would be a memset, which many have
+    seen = kernels_of(flush)
+    if len(seen) != 1:
+        raise RuntimeError(f"cold timing needs the GPU's own time stamps; CUPTI gave {len(seen)} for one kernel: may this user profile?")
+    return _Watch(functools.partial(_flushed_block, flush), take=functools.partial(_stamped, flush, seen[0].name))
 
 
 def _hot_block(start: torch.cuda.Event, end: torch.cuda.Event, call: Call, calls: int) -> tuple[float, float]:
@@ -176,18 +202,41 @@ def _hot_block(start: torch.cuda.Event, end: torch.cuda.Event, call: Call, calls
     return sample, sample
 
 
-def _cold_block(flush: Call, pool: list[torch.cuda.Event], overhead_ms: float, call: Call, calls: int) -> tuple[float, float]:
-    pool.extend(_events(2 * calls - len(pool)))
-    began = time.perf_counter_ns()
-    for i in range(calls):
-        flush()
-        pool[2 * i].record()
-        call()
-        pool[2 * i + 1].record()
-    torch.cuda.synchronize()
-    spent = (time.perf_counter_ns() - began) / 1e6 / calls
-    lone = statistics.median(pool[2 * i].elapsed_time(pool[2 * i + 1]) for i in range(calls))
-    return max(0.0, lone - overhead_ms), spent
+def _flushed_block(flush: Call, call: Call, calls: int) -> tuple[float, float]:
+    def block() -> None:
+        for _ in range(calls):
+            flush()
+            call()
+
+    spent = seconds(block)[1] * 1000 / calls
+    return spent, spent
+
+
+def _stamped(flush: Call, mark: str, blocks: Sequence[tuple[Call, int]]) -> list[float]:
+    """A sample for each block: the median time of its calls, each behind a flush, whose kernel is called `mark`."""
+    def work() -> None:
+        for call, calls in blocks:
+            for _ in range(calls):
+                flush()
+                call()
+            torch.cuda.synchronize()
+
+    each = iter(call_times_ms(kernels_of(work), mark, sum(calls for _, calls in blocks)))
+    return [statistics.median(itertools.islice(each, calls)) for _, calls in blocks]
+
+
+def call_times_ms(kernels: Sequence[Kernel], mark: str, calls: int) -> list[float]:
+    """Milliseconds from the start of the first to the end of the last kernel of each of `calls` calls, before each of which one
+    kernel called `mark` ran. Raises ValueError where a call launched nothing, or something of that name."""
+    places = [i for i, kernel in enumerate(kernels) if kernel.name == mark]
+    times = []
+    for first, after in itertools.pairwise([*places, len(kernels)]):
+        if own := kernels[first + 1:after]:
+            times.append((max(kernel.end_us for kernel in own) - own[0].start_us) / 1000)
+    if len(places) != calls or len(times) != calls:
+        raise ValueError(f"cold timing: {calls} calls are told apart by the flush before each, which ran {len(places)} times, and "
+                         f"{len(times)} of them launched a kernel")
+    return times
 
 
 def _lone_block(before: Call, finish: Call, call: Call, calls: int) -> tuple[float, float]:
@@ -208,30 +257,6 @@ def _host_block(call: Call, calls: int) -> tuple[float, float]:
         call()
     sample = (time.perf_counter_ns() - start) / 1e6 / calls
     return sample, sample
-
-
-def _event_overhead_ms(flush: Call, pool: list[torch.cuda.Event]) -> float:
-    """What two events around one call show beyond the call: the intercept of elapsed time over the number of tiny kernels.
-
-    A pair of events with nothing between them would not do: starting and draining a first kernel is part of the price. All pairs
-    are queued at once, as in a block: waiting for each would leave the GPU idle at the next one's start event whenever the host is
-    slow, and what the host takes to launch would count as the events' own.
-    """
-    cell = torch.zeros(1, device="cuda")
-    pool.extend(_events(2 * OVERHEAD_PAIRS - len(pool)))
-
-    def elapsed_ms(kernels: int) -> float:
-        for i in range(OVERHEAD_PAIRS):
-            flush()
-            pool[2 * i].record()
-            for _ in range(kernels):
-                cell.add_(1)
-            pool[2 * i + 1].record()
-        torch.cuda.synchronize()
-        return statistics.median(float(pool[2 * i].elapsed_time(pool[2 * i + 1])) for i in range(OVERHEAD_PAIRS))
-
-    one, few = (elapsed_ms(kernels) for kernels in (1, 1 + FURTHER_KERNELS))
-    return max(0.0, one - (few - one) / FURTHER_KERNELS)
 
 
 def _warm(watch: _Watch, arms: Mapping[str, Call], block_ms: float, warmup_s: float) -> tuple[dict[str, int], float, bool]:
