@@ -198,6 +198,25 @@ def test_what_is_timed_with_the_backward_pass_has_its_gradients() -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_inputs_are_laid_out_as_a_network_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def toggle(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+        seen.extend((q, k, v))
+        out = naive(q, k, v, causal=causal)
+        out.register_hook(seen.append)
+        return out
+
+    attention = Attention(Size(width=32, depth=1, heads=2, length=8, batch=3, steps=1, evaluated=1), causal=False)
+    monkeypatch.setattr(attention, "toggle", toggle)
+    attention(torch.randn(3, 8, 32)).sum().backward()
+    drawn = draw(Point(3, 2, 8, 16, False, True), "cpu", 0)
+    laid = drawn.laid_out()
+    for mine, network, plain in zip((laid.q, laid.k, laid.v, laid.d_out), seen, (drawn.q, drawn.k, drawn.v, drawn.d_out), strict=True):
+        assert mine.stride() == network.stride()
+        assert torch.equal(mine, plain)
+
+
 def test_e4m3_costs_what_its_mantissa_says() -> None:
     """Rounding to 4 significant bits has a relative error of 2.6% on average; three independent ones make about 5%."""
     inputs = draw(Point(1, 2, 64, 64, False, False), "cpu", 6)

@@ -71,6 +71,12 @@ class Inputs:
 
         return both
 
+    def laid_out(self) -> Inputs:
+        """The same numbers with the strides they have inside a network: q, k and v are views of one (B, S, 3, H, D) matrix, and the
+        gradient is one of (B, S, H, D). What a kernel cannot read as it lies is copied first, and that is part of its time there."""
+        q, k, v = torch.stack((self.q, self.k, self.v)).permute(1, 3, 0, 2, 4).contiguous().permute(2, 0, 3, 1, 4)
+        return Inputs(q, k, v, self.d_out.transpose(1, 2).contiguous().transpose(1, 2))
+
     def head(self, sample: int, head: int) -> Inputs:
         """One head of one sample, as a shape of its own."""
         return Inputs(*(t[sample:sample + 1 or None, head:head + 1 or None] for t in (self.q, self.k, self.v, self.d_out)))

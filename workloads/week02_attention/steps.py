@@ -1,7 +1,8 @@
 """What a faster kernel is worth to a whole step: a network timed with each backend, its attention alone, and Amdahl's line between.
 
 If attention takes the share p of a naive step and gets s times faster, the step gets 1 / (1 - p + p / s) times faster, and never
-more than 1 / (1 - p) (Amdahl 1967). p is the time of the naive kernel alone, once a layer, over the naive step.
+more than 1 / (1 - p) (Amdahl 1967). p is the time of the naive kernel alone, once a layer, over the naive step; alone, too, a kernel
+reads inputs that lie in memory as they do in the network.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def steps(ctx: Context, found: Able, task: Task, pace: Pace, *, training: bool) 
             del whole[backend]
             optimizer.zero_grad(set_to_none=True)
             measure.free(ctx.device)
-    alone_inputs = draw(point, ctx.device, ctx.seed)
+    alone_inputs = draw(point, ctx.device, ctx.seed).laid_out()
     alone = {b: alone_inputs.call(toggle, point) for b, toggle in toggles.items() if b in whole and isinstance(toggle, Toggle)}
     times = _interleaved(ctx, whole, pace)
     kernel = _interleaved(ctx, alone, pace)
