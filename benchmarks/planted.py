@@ -162,7 +162,7 @@ def _write(out: Path, here: Machine, runs: Sequence[Run]) -> None:
 @click.option("--smoke", is_flag=True, help="Tiny, on the CPU. The figures mean nothing.")
 @click.option("--one", type=click.Choice(("plain", "planted")), hidden=True, help="One run, as JSON.")
 def main(out: Path | None, pairs: int, smoke: bool, one: Kind | None) -> None:
-    """Plant a slowdown of 5% in week 01 and see whether it is found. About five minutes on a GPU."""
+    """Plant a slowdown of 5% in week 01 and see whether it is found. Some six minutes on a GPU."""
     if not smoke and not torch.cuda.is_available():
         raise click.UsageError("no CUDA GPU here: add --smoke for the tiny CPU version, or run this on a GPU machine")
     if one:

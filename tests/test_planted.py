@@ -13,6 +13,8 @@ import pytest
 
 from benchmarks.planted import Kind, Run, judge, order, read, slowed, table
 
+MEASURED = Path(__file__).parent.parent / "benchmarks" / "results" / "planted-h200.json.gz"
+
 
 def run(kind: Kind, speedup: float) -> Run:
     return Run(kind, (10.0 * speedup,) * 3, (10.0,) * 3)
@@ -69,3 +71,12 @@ def test_runs_are_read_as_written(tmp_path: Path) -> None:
     assert read(path) == made
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "absent")
+
+
+def test_on_a_gpu_the_planted_slowdown_was_found_and_a_plain_run_was_not() -> None:
+    """The runs of an H200, kept as evidence: the rule is held against them as it is today."""
+    found = judge(read(MEASURED))
+    assert {change.kind for change in (*found.plain, found.again)} == {"unchanged"}
+    assert {change.kind for change in found.suspected} == {"suspected_regression"}
+    assert {change.kind for change in found.confirmed} == {"confirmed_regression"}
+    assert found.pairs.kind == "regression"
