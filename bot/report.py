@@ -677,7 +677,8 @@ def _acceptance(workload: Workload, result: Result, verdicts: Sequence[Verdict],
     now = earned(workload, result)
     count = f"**Acceptance {len(had)}/{items} → {len(had | set(now))}/{items}**"
     if reason := hold_back(result):
-        return f"{count}: nothing of this run is judged ({reason})."
+        earlier = ", from earlier runs" if had else ""
+        return f"{count}{earlier}: nothing of this run is judged ({reason})."
     lines = [f"- {verdict_text(v)}: {v.target.text} {bound_text(v.target)}{_evidence(v)}" for v in verdicts]
     for i, deliverable in enumerate(workload.deliverables):
         item = f"deliverable/{i}"

@@ -144,7 +144,7 @@ def test_acceptance_counts_what_earlier_runs_earned():
     assert "**Acceptance 5/5 → 5/5**" in text
     assert "- shown before: Benchmarks on" in text
     smoke = report(WORKLOAD, stored("smoke"), NOWHERE, History((stored("ok"),)))
-    assert "**Acceptance 5/5 → 5/5**: nothing of this run is judged (smoke run)." in smoke
+    assert "**Acceptance 5/5 → 5/5**, from earlier runs: nothing of this run is judged (smoke run)." in smoke
 
 
 @pytest.mark.parametrize(
