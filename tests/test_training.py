@@ -6,12 +6,14 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workloads import lm, training
 from workloads.lm import Config, Decoder
@@ -34,7 +36,7 @@ def trainer(seed: int = 0) -> Trainer:
 def test_the_rate_rises_and_falls_as_it_says() -> None:
     recipe = Recipe(steps=100, learning_rate=2.0, warmup=0.1, last=0.1)
     rates = [recipe.rate(step) for step in range(101)]
-    assert rates[0] == pytest.approx(0.2) and rates[9] == pytest.approx(2.0)
+    assert recipe.rising == 10 and rates[0] == pytest.approx(0.2) and rates[9] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(2 * (0.1 + 0.9 / 2)) and rates[100] == pytest.approx(0.2)
     assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
 
@@ -54,6 +56,65 @@ def test_the_same_seed_trains_the_same_and_a_restart_is_a_new_start() -> None:
     assert one.train(counting(), Recipe(5, 1e-2)).losses == first
     one.restart(4)
     assert one.train(counting(), Recipe(5, 1e-2)).losses != first
+
+
+def test_an_optimiser_forgets_in_place() -> None:
+    """What it has learnt is elsewhere after a restart, and so would a recorded step's be; what it holds stays where it lies."""
+    one = trainer()
+    one.train(counting(), Recipe(5, 1e-2))
+    held = [value for state in one.optimizer.state.values() for value in state.values()]
+    assert len(held) == 3 * len(list(one.model.parameters())) and all(value.any() for value in held)
+    one.forget()
+    assert not any(value.any() for value in held)
+    one.restart(3)
+    again = one.train(counting(), Recipe(5, 1e-2))
+    assert again.losses == trainer(3).train(counting(), Recipe(5, 1e-2)).losses
+    assert {id(value) for value in held} == {id(value) for state in one.optimizer.state.values() for value in state.values()}
+    with torch.no_grad():
+        held[0].fill_(math.nan)
+    one.forget()
+    assert not held[0].any(), "whatever it was"
+
+
+def test_a_step_is_recorded_on_a_gpu_alone() -> None:
+    with pytest.raises(ValueError, match="recorded on a GPU, and this network is on a cpu"):
+        Trainer(Decoder(SMALL), lm.places(SMALL, 16, "cpu"), compiled=False, graph=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_recorded_step_is_the_step(compiled: bool) -> None:
+    """On the plain attention, whose backward pass adds in one order: so a second training must equal the first."""
+    def on_gpu(*, graph: bool) -> Trainer:
+        model = Decoder(SMALL, 3).cuda()
+        if compiled:
+            model.compile_blocks()
+        return Trainer(model, lm.places(SMALL, 16, "cuda"), compiled=compiled, graph=graph)
+
+    recipe = Recipe(2 * training.LOOK + 5, 1e-2, warmup=0.1)  # more steps than there are pinned batches
+    with sdpa_kernel(SDPBackend.MATH):
+        plain, recorded = on_gpu(graph=False), on_gpu(graph=True)
+        expected, first = plain.train(counting(), recipe), recorded.train(counting(), recipe)
+        assert first.losses[-1] < 0.7 * first.losses[0], "it learns"
+        assert first.losses[:20] == pytest.approx(expected.losses[:20], rel=1e-2)
+        assert first.norms[:20] == pytest.approx(expected.norms[:20], rel=5e-2)
+        assert first.losses[-10:] == pytest.approx(expected.losses[-10:], abs=0.2)
+
+        recorded.restart(4)
+        other = recorded.train(counting(), recipe).losses
+        assert other[:20] != first.losses[:20], "another seed"
+        recorded.restart(3)
+        again = recorded.train(counting(), recipe)
+        assert again.losses == pytest.approx(first.losses, rel=1e-6) and again.norms == pytest.approx(first.norms, rel=1e-6)
+        recorded.restart(3)
+        slower = recorded.train(counting(), replace(recipe, learning_rate=1e-4)).losses
+        assert slower[0] == pytest.approx(first.losses[0], rel=1e-6), "the rate is no part of the recording"
+        assert slower[-1] > first.losses[-1]
+
+        with pytest.raises(ValueError, match="and the step was recorded for"):
+            recorded.train(counting(batch=2), recipe)
+        with pytest.raises(ValueError, match="weight decay and clipping are part of a recorded step"):
+            recorded.train(counting(), replace(recipe, weight_decay=0.0))
 
 
 def test_only_matrices_decay() -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import triton
 from workloads import corpus, lm, measure
 from workloads.lm import Config, Decoder
 from workloads.spec import Metric, check_kept, discover
+from workloads.training import Course, Trainer
 from workloads.week14_ffn_norm import peer, run
 from workloads.week14_ffn_norm.findings import BASELINE, CANDIDATE, Arm, NormTime, Pace, Run, Seen, Shape, observed, sweep_json
 from workloads.week14_ffn_norm.kernels import WIDEST, FusedRMSNorm, _shape, fuse_norms
@@ -163,8 +165,12 @@ CEILINGS = (Metric("ceiling_matmul", "a ceiling", "TFLOP/s", "higher", measure.e
             Metric("ceiling_copy", "another", "GB/s", "higher", measure.exact(3000.0)))
 
 
-def course(arm: Arm, rate: float, seed: int, loss: float, *, diverged: bool = False, spikes: int = 0) -> Run:
-    return Run(arm, rate, seed, loss, diverged, spikes, 900, 1000)
+def swept(arm: Arm, rate: float, loss: float, *, diverged: bool = False) -> Run:
+    return Run(arm, rate, 0, loss, diverged, 0, 90, 100)
+
+
+def final(arm: Arm, rate: float, seed: int, loss: float, *, spikes: int = 0) -> Run:
+    return Run(arm, rate, seed, loss, False, spikes, 900, 1000, final=True)
 
 
 def seen(runs: list[Run], **changes: object) -> Seen:
@@ -176,9 +182,10 @@ def seen(runs: list[Run], **changes: object) -> Seen:
     return replace(whole, **changes)  # type: ignore[arg-type]  # fields of Seen
 
 
-RUNS = [course(BASELINE, 0.1, 0, 3.0), course(BASELINE, 1.0, 0, 9.0, diverged=True), course(BASELINE, 0.1, 1, 3.1),
-        course(BASELINE, 0.1, 2, 3.2), course(CANDIDATE, 0.1, 0, 4.0), course(CANDIDATE, 1.0, 0, 2.9, spikes=2),
-        course(CANDIDATE, 1.0, 1, 3.0), course(CANDIDATE, 1.0, 2, 3.1)]
+SWEEP = [swept(BASELINE, 0.1, 3.5), swept(BASELINE, 1.0, 9.0, diverged=True), swept(BASELINE, 0.05, 4.0),
+         swept(CANDIDATE, 0.1, 4.5), swept(CANDIDATE, 1.0, 3.4), swept(CANDIDATE, 0.6, 3.41)]
+RUNS = [*SWEEP, final(BASELINE, 0.1, 0, 3.0), final(BASELINE, 0.1, 1, 3.1), final(BASELINE, 0.1, 2, 3.2),
+        final(CANDIDATE, 1.0, 0, 2.9, spikes=2), final(CANDIDATE, 1.0, 1, 3.0), final(CANDIDATE, 1.0, 2, 3.1)]
 
 
 def test_arms_are_compared_each_at_its_own_best_rate_and_seed_by_seed() -> None:
@@ -198,8 +205,8 @@ def test_arms_are_compared_each_at_its_own_best_rate_and_seed_by_seed() -> None:
 
 def test_sensitivity_is_wortsmans_and_a_diverged_run_counts_as_untrained() -> None:
     found = seen(RUNS)
-    assert found.sensitivity(BASELINE) == pytest.approx((3.0 + 8.0) / 2 - 3.0)
-    assert found.sensitivity(CANDIDATE) == pytest.approx((4.0 + 2.9) / 2 - 2.9)
+    assert found.sensitivity(BASELINE) == pytest.approx((3.5 + 8.0) / 2 - 3.5), "the rate beside the grid is not of it"
+    assert found.sensitivity(CANDIDATE) == pytest.approx((4.5 + 3.4) / 2 - 3.4)
     assert (found.diverged(BASELINE), found.diverged(CANDIDATE)) == (0.5, 0.0)
     assert found.sensitivity(Arm("geglu", "rmsnorm")) is None
 
@@ -207,9 +214,45 @@ def test_sensitivity_is_wortsmans_and_a_diverged_run_counts_as_untrained() -> No
 def test_two_seeds_are_too_few_and_an_arm_that_always_diverges_has_no_best() -> None:
     short = observed(seen([run for run in RUNS if run.seed < 2]))
     assert dict(short.not_measured)["ppl_ratio"] == "2 seeds of both arms, and 3 are needed"
-    lost = observed(seen([replace(run, diverged=True) if run.arm == CANDIDATE else run for run in RUNS]))
+    lost = observed(seen([replace(run, diverged=True) if run.arm == CANDIDATE else run for run in RUNS
+                          if not (run.arm == CANDIDATE and run.final)]))
     check_kept(discover()["week14"], lost)
     assert set(dict(lost.not_measured)) == {"ppl_ratio", "decode", "stable"}
+
+
+def test_the_curve_of_the_rates_is_the_sweep_in_order() -> None:
+    (table,) = (t for t in observed(seen(RUNS)).tables if t.name == "rates")
+    assert table.rows == (("GELU + LayerNorm", 0.05, 4.0), ("GELU + LayerNorm", 0.1, 3.5), ("GELU + LayerNorm", 1.0, 8.0),
+                          ("SwiGLU + RMSNorm", 0.1, 4.5), ("SwiGLU + RMSNorm", 0.6, 3.41), ("SwiGLU + RMSNorm", 1.0, 3.4))
+
+
+def test_a_best_rate_at_the_end_of_the_rates_is_said() -> None:
+    def notes(runs: list[Run]) -> list[str]:
+        return [note for note in observed(seen(runs)).notes if note.startswith("Rates:")]
+
+    assert notes(RUNS) == ["Rates: the second best of an arm costs 0.010 to 0.500 nats in the sweep",
+                           "Rates: best at the end of those tried, so a better one may lie beyond: SwiGLU + RMSNorm at 1"]
+    inside = [replace(run, loss=3.3) if run.rate == 0.6 else run for run in RUNS]
+    assert notes(inside) == ["Rates: the second best of an arm costs 0.100 to 0.500 nats in the sweep"]
+    assert notes([swept(BASELINE, 0.1, 3.0), swept(BASELINE, 1.0, 3.5)])[1].endswith("GELU + LayerNorm at 0.1"), "the lowest is an end"
+    assert notes(RUNS[:1]) == []
+
+
+@pytest.mark.parametrize(("differences", "verdict"), [
+    ((-0.010, -0.012, -0.008), "all of the interval is within the margin"),
+    ((-0.010, 0.012, 0.002), "the margin is inside the interval: these seeds show neither that it is kept nor that it is not"),
+    ((0.010, 0.012, 0.008), "all of the interval is beyond the margin: worse, and not for want of seeds")])
+def test_what_the_seeds_could_have_shown_is_said(differences: tuple[float, ...], verdict: str) -> None:
+    runs = [*SWEEP, *(final(BASELINE, 0.1, seed, 3.0) for seed in range(3)),
+            *(final(CANDIDATE, 1.0, seed, 3.0 + d) for seed, d in enumerate(differences))]
+    power, told, needed = observed(seen(runs)).notes[-3:]
+    deviation = torch.tensor(differences, dtype=torch.float64).std().item()
+    reach = 4.30265 * deviation / math.sqrt(3)
+    assert power == (f"Power: the difference of the pair has a deviation of {deviation:.4f} nats over 3 seeds; the interval reaches "
+                     f"{reach:.4f} nats to each side, and its high end decides")
+    assert told == f"Power: {verdict}"
+    assert needed == (f"Power: with this deviation, a mean difference of {math.log(1.002) - reach:+.4f} nats or lower counts as within "
+                      "the margin")
 
 
 def test_speed_is_told_beside_its_ceiling() -> None:
@@ -229,7 +272,8 @@ def test_every_run_is_in_the_sweep() -> None:
     rows = json.loads(sweep_json(seen(RUNS)))
     assert len(rows) == len(RUNS)
     assert rows[1] == {"feed_forward": "gelu", "norm": "layernorm", "learning_rate": 1.0, "seed": 0, "held_out_nats": 9.0,
-                       "diverged": True, "spikes": 0, "watched": 900, "steps": 1000}
+                       "diverged": True, "spikes": 0, "watched": 90, "steps": 100, "final": False}
+    assert rows[-1]["final"] and rows[-1]["held_out_nats"] == 3.1
 
 
 def test_what_does_not_fit_is_a_reason_and_not_an_end(tmp_path: Path) -> None:
@@ -249,3 +293,76 @@ def test_what_does_not_fit_is_a_reason_and_not_an_end(tmp_path: Path) -> None:
 
     assert laboratory._excused("Triton, norm", refuse) is None
     assert laboratory.why["Triton, norm"].startswith("OutOfResources: out of resource: shared memory")
+
+
+# ---------------------------------------------------------------------------------------------------- the trainings
+
+
+def laboratory(tmp_path: Path, **sizes: object) -> run.Laboratory:
+    found = object.__new__(run.Laboratory)
+    found.ctx, found.why, found.began = run.Context(tmp_path, "cpu", smoke=True, progress=lambda _: None), {}, time.monotonic()
+    found.sizes = replace(run.SMOKE_SIZES, **sizes)  # type: ignore[arg-type]  # fields of Sizes
+    return found
+
+
+def ready(arm: Arm, step_s: float) -> run.Ready:
+    return run.Ready(arm, None, None, step_s, 8.3, 0.5)  # type: ignore[arg-type]  # nothing is trained
+
+
+def test_an_arm_that_cannot_be_recorded_is_trained_step_by_step_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = laboratory(tmp_path)
+    config = replace(found.sizes.small, feed_forward="gelu", norm="layernorm")
+    made = Trainer(Decoder(config), lm.places(config, 32, "cpu"), compiled=False)
+
+    def warmed(*_: object, graph: bool) -> tuple[Trainer, Course]:
+        if graph:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        return made, Course((8.0,), (1.0,), 64, 1.0, 1)
+
+    monkeypatch.setattr(found, "_warmed", warmed)
+    monkeypatch.setattr(found, "_restarted", lambda *_: 8.3)
+    assert found._ready(BASELINE, config)[0].why == "", "on a CPU there is nothing to record"
+    found.ctx = replace(found.ctx, device="cuda")
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
+    shape, able = found._ready(BASELINE, config)
+    assert able is not None and able.trainer is made and able.untrained == 8.3
+    assert shape.why.startswith("done, but not from a recording: RuntimeError: CUDA error: operation not permitted")
+    assert shape.tokens_per_s == 64.0
+
+    def never(*_: object, graph: bool) -> tuple[Trainer, Course]:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(found, "_warmed", never)
+    assert found._ready(BASELINE, config) == (Shape(BASELINE, lm.parameters(Decoder(config)), 128, why="out of memory"), None)
+
+
+def test_trainings_fit_their_time_with_what_surrounds_them(tmp_path: Path) -> None:
+    found = laboratory(tmp_path, most_steps=10_000)
+    pair = [(ready(BASELINE, 0.01), 5), (ready(CANDIDATE, 0.02), 5)]
+    assert found._steps(101.0, pair) == int((0.95 * 101.0 - 5.0) / 0.15)
+    assert found._steps(1.0, pair) == found.sizes.least_steps
+    assert found._steps(1.0, []) == found.sizes.least_steps
+
+
+def test_every_arm_is_tried_beside_its_best_rate_and_then_trained_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = laboratory(tmp_path, grid=(1e-3, 1e-2, 1.0), pair_seeds=3, seeds=2)
+    other = Arm("relu2", "rmsnorm")
+    able = [ready(BASELINE, 1.0), ready(CANDIDATE, 1.0), ready(other, 1.0)]
+    best = {BASELINE: 1e-3, CANDIDATE: 1.7e-2, other: 0.0}
+
+    def train(able: run.Ready, rate: float, seed: int, steps: int, *, final: bool = False) -> Run:
+        diverged = rate >= 1 or able.arm == other
+        return Run(able.arm, rate, seed, 8.3 if diverged else 3 + abs(rate - best[able.arm]), diverged, 0, 1, steps, final)
+
+    monkeypatch.setattr(found, "_train", train)
+    sweep = found._sweep(able, 1.0)
+    assert [run.rate for run in sweep[:5]] == [1e-3, 1e-2, 1.0, 5.8e-4, 1.7e-3]
+    assert [run.rate for run in sweep[5:10]] == [1e-3, 1e-2, 1.0, 5.8e-3, 1.7e-2]
+    finals = found._finals(able, sweep, 1.0)
+    assert [(run.arm, run.rate, run.seed) for run in finals] == [
+        (arm, best[arm], seed) for seed in range(3) for arm in (BASELINE, CANDIDATE)], "and none for an arm that always diverged"
+    assert all(run.final for run in finals) and not any(run.final for run in sweep)
+
+
+def test_a_warm_up_is_a_tenth_and_at_least_fifty_steps_where_there_are_enough() -> None:
+    assert [run.Laboratory._recipe(steps, 1.0).rising for steps in (5, 100, 360, 2000)] == [1, 25, 50, 200]

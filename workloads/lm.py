@@ -483,7 +483,8 @@ class Session:
         self._one = compile_for(self._once, weight.device.type) if compiled else self._once
         self._graph: torch.cuda.CUDAGraph | None = None
         if graph:
-            self._graph, self._out = _recorded(self._one)
+            with torch.no_grad():
+                self._graph, self._out = recorded(self._one)
         self.reset()
 
     def reset(self) -> None:
@@ -539,18 +540,18 @@ def first(at: Places, length: int) -> Places:
     return at
 
 
-@torch.no_grad()
-def _recorded(work: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """`work` as a CUDA graph and the tensor its result appears in; warm-up runs go to a side stream, as torch's notes ask."""
+def recorded(work: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """`work` as a CUDA graph and the tensor its result appears in. Warm-up runs go to a side stream, as torch's notes ask, and the
+    recording to the same one, so that no node of a backward pass belongs to another stream than its gradient."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch annotates this class only in part
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(side):  # and back to the stream of before, should recording fail
         for _ in range(3):
             work()
+        with torch.cuda.graph(graph, stream=side):
+            out = work()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = work()
     return graph, out
 
 

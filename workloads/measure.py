@@ -84,7 +84,7 @@ def time_interleaved(arms: Mapping[str, Call], *, device: Device, mode: Mode = "
         raise ValueError("timing needs at least one arm, one block, a block length above 0 and no negative warm-up")
     watch = _watch(device, mode)
     order = random.Random(seed)
-    with _quiet_collector():
+    with quiet_collector():
         calls, warm_s, settled = _warm(watch, arms, block_ms, warmup_s)
         if progress:
             progress(f"{mode}: warm after {warm_s:.1f} s, {'settled' if settled else 'not settled within 1%'}")
@@ -306,7 +306,8 @@ def free(device: Device) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_collector() -> Iterator[None]:
+def quiet_collector() -> Iterator[None]:
+    """The garbage collector has run, and is off inside."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

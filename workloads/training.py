@@ -1,7 +1,8 @@
 """How a decoder is trained here: AdamW on batches of tokens, in bf16 autocast on a GPU, and what was seen on the way.
 
 A plain loop in nanoGPT's spirit. The host never waits for the GPU but every `LOOK` steps, to see whether time is up or the
-loss is no number; losses and gradient norms stay on the device until the end.
+loss is no number; losses and gradient norms stay on the device until the end. A network so small that the GPU is done before the
+host has launched its kernels one by one can have its whole step recorded as a CUDA graph: then a launch a step is left.
 """
 
 from __future__ import annotations
@@ -44,11 +45,15 @@ class Recipe:
     weight_decay: float = 0.1
     clip: float = 1.0
 
+    @property
+    def rising(self) -> int:
+        """The steps of the warm-up."""
+        return max(1, round(self.warmup * self.steps))
+
     def rate(self, step: int) -> float:
-        rising = max(1, round(self.warmup * self.steps))
-        if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        done = (step - rising) / max(1, self.steps - rising)
+        if step < self.rising:
+            return self.learning_rate * (step + 1) / self.rising
+        done = (step - self.rising) / max(1, self.steps - self.rising)
         return self.learning_rate * (self.last + (1 - self.last) * (1 + math.cos(math.pi * done)) / 2)
 
 
@@ -91,15 +96,23 @@ class Course:
 
 class Trainer:
     """A network with its optimiser. `compiled` compiles the head and its loss, `whole` the whole loss as one graph; `restart`
-    makes network and optimiser as new, in place, so that what is compiled serves many trainings."""
+    makes network and optimiser as new, in place, so that what is compiled or recorded serves many trainings.
 
-    def __init__(self, model: Decoder, at: Places, *, compiled: bool, whole: bool = False) -> None:
+    `graph` records the whole step, from the batch to the new weights, as a CUDA graph the first time there is a batch; batches
+    must then keep their shape, and recipes their weight decay and clipping. Raises ValueError where there is no GPU to record for.
+    """
+
+    def __init__(self, model: Decoder, at: Places, *, compiled: bool, whole: bool = False, graph: bool = False) -> None:
         self.model, self.at = model, at
         self.device = model.embedding.weight.device
+        if graph and self.device.type != "cuda":
+            raise ValueError(f"a step is recorded on a GPU, and this network is on a {self.device.type}")
+        self.graph = graph
+        self._tape: _Tape | None = None
         wide = [p for p in model.parameters() if p.dim() > 1]
         flat = [p for p in model.parameters() if p.dim() == 1]  # gains and biases: decaying those would pull norms to zero
         groups: list[dict[str, Any]] = [{"params": wide}, {"params": flat, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=self.device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(groups, betas=BETAS, fused=self.device.type == "cuda", capturable=graph)
         self._head = lm.compile_for(head_loss, self.device.type) if compiled and not whole else head_loss
         self._loss = lm.compile_for(self.loss, self.device.type) if whole else self.loss
 
@@ -107,25 +120,40 @@ class Trainer:
         self.model.restart(seed)
         self.forget()
 
+    @torch.no_grad()
     def forget(self) -> None:
-        """The optimiser as new."""
-        self.optimizer.state.clear()
+        """The optimiser as new, in place: a recorded step reads its moments and its count of steps where they lie."""
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
 
     def loss(self, batch: Tensor) -> Tensor:
         """Mean loss of (B, T + 1) tokens in nats."""
-        with autocast(self.device):
+        with autocast(self.device, cached=not self.graph):
             hidden = self.model.hidden(batch[:, :-1], self.at)
             return self._head(hidden, self.model.embedding.weight, batch[:, 1:])
 
     def step(self, batch: Tensor, rate: float, recipe: Recipe) -> tuple[Tensor, Tensor]:
         """One optimisation step; loss and gradient norm stay on the device."""
+        if self.graph:
+            if self._tape is None:
+                self._tape = _Tape(self, batch.shape, recipe)
+            return self._tape.play(batch, rate, recipe)
+        self.set(rate, recipe)
+        seen = self.learn(batch, recipe.clip)
+        self.optimizer.zero_grad(set_to_none=True)
+        return seen
+
+    def set(self, rate: float | Tensor, recipe: Recipe) -> None:
         for group, decay in zip(self.optimizer.param_groups, (recipe.weight_decay, 0.0), strict=True):
             group["lr"], group["weight_decay"] = rate, decay
+
+    def learn(self, batch: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+        """Forward, backward and the optimiser, with the rate that is set, adding to the gradients that are there."""
         loss = self._loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch annotates this method only in part
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return loss.detach(), norm.detach()
 
     def train(self, batches: Batches, recipe: Recipe, *, until: float = math.inf, progress: Callable[[str], None] | None = None) -> Course:
@@ -158,14 +186,56 @@ class Trainer:
         return Course(seen, felt, tokens, seconds or passed, timed or end - start)
 
     def moved(self, batch: npt.NDArray[np.int64]) -> Tensor:
-        """A batch on the network's device, without waiting for it."""
+        """A batch on the network's device, without waiting for it; a recorded step fetches it by itself."""
         tensor = torch.from_numpy(batch)
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        on_gpu = self.device.type == "cuda" and not self.graph
+        return tensor.pin_memory().to(self.device, non_blocking=True) if on_gpu else tensor
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU. On a CPU float32: few have bf16 units, and without them it is a hundred times slower."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+class _Tape:
+    """A trainer's step as a CUDA graph, over tensors that stay where they are: a batch and a rate go in, loss and norm come out.
+
+    Gradients lie in the graph's own memory: there are none when it is recorded, so each replay writes them anew and nothing has
+    to clear them. Recording trains at a rate of 0, which changes no weight, and the optimiser forgets it.
+    """
+
+    def __init__(self, trainer: Trainer, shape: torch.Size, recipe: Recipe) -> None:
+        self.batch = torch.zeros(shape, dtype=torch.int64, device=trainer.device)
+        self.rate = torch.zeros((), device=trainer.device)
+        self.fixed = recipe.weight_decay, recipe.clip
+        self.ring = torch.empty((LOOK, *shape), dtype=torch.int64, pin_memory=True)  # pinning memory anew for each batch is slow
+        self.turn = 0
+        trainer.set(self.rate, recipe)
+
+        def work() -> Tensor:
+            trainer.optimizer.zero_grad(set_to_none=True)
+            return torch.stack(trainer.learn(self.batch, recipe.clip))
+
+        with measure.quiet_collector():  # freeing another graph would end the recording
+            self.graph, self.out = lm.recorded(work)
+        trainer.forget()
+
+    def play(self, batch: Tensor, rate: float, recipe: Recipe) -> tuple[Tensor, Tensor]:
+        """Raises ValueError for what was not recorded so."""
+        if batch.shape != self.batch.shape:
+            raise ValueError(f"a batch of {tuple(batch.shape)}, and the step was recorded for {tuple(self.batch.shape)}")
+        if (recipe.weight_decay, recipe.clip) != self.fixed:
+            raise ValueError("weight decay and clipping are part of a recorded step, and this recipe has others")
+        if self.turn == len(self.ring):  # what is written next may not have been fetched
+            torch.cuda.current_stream().synchronize()
+            self.turn = 0
+        self.batch.copy_(self.ring[self.turn].copy_(batch), non_blocking=True)
+        self.turn += 1
+        self.rate.fill_(rate)
+        self.graph.replay()
+        loss, norm = self.out.clone()
+        return loss, norm
+
+
+def autocast(device: torch.device, *, cached: bool = True) -> torch.autocast:
+    """bf16 on a GPU. On a CPU float32: few have bf16 units, and without them it is a hundred times slower. `cached` keeps what was
+    cast until the end, which a recorded graph must not."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=cached)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from workloads import measure
 from workloads.lm import FeedForwardKind, NormKind
-from workloads.spec import Cell, Chart, Column, Estimate, Metric, Observed, Table
+from workloads.spec import Cell, Chart, Column, Estimate, Metric, Observed, Table, plain_text
 from workloads.week14_ffn_norm import DECODE, PARAMETERS, PPL, PREFILL, STABLE
 
 TITLES = {"gelu": "GELU", "swiglu": "SwiGLU", "geglu": "GEGLU", "relu2": "ReLU^2", "layernorm": "LayerNorm", "rmsnorm": "RMSNorm"}
@@ -34,7 +34,8 @@ BASELINE, CANDIDATE = Arm("gelu", "layernorm"), Arm("swiglu", "rmsnorm")
 @dataclass(frozen=True, slots=True)
 class Run:
     """One training: held-out loss (nats a token, that of the untrained network where it diverged), and how steady it was: `spikes`
-    among the `watched` of its `steps`, those after its warm-up."""
+    among the `watched` of its `steps`, those after its warm-up. `final`: at the arm's best rate, to be compared; otherwise one of
+    the sweep, which is shorter and finds that rate."""
 
     arm: Arm
     rate: float
@@ -44,11 +45,12 @@ class Run:
     spikes: int
     watched: int
     steps: int
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An arm's size and speed; `why` it has no runs."""
+    """An arm's size and speed; `why` it has no runs, or was not trained as the others were."""
 
     arm: Arm
     parameters: int
@@ -99,14 +101,18 @@ class Seen:
     ceilings: tuple[Metric, Metric]
     notes: Sequence[str]
 
+    def sweep(self, arm: Arm) -> list[Run]:
+        """Its runs of the sweep, by rate."""
+        return sorted((run for run in self.runs if run.arm == arm and not run.final), key=lambda run: run.rate)
+
     def best_rate(self, arm: Arm) -> float | None:
-        """The grid's rate of the lowest loss with the first seed, among those that did not diverge."""
-        first = [run for run in self.runs if run.arm == arm and run.seed == 0 and not run.diverged]
-        return min(first, key=lambda run: run.loss).rate if first else None
+        """The sweep's rate of the lowest loss, among those that did not diverge."""
+        able = [run for run in self.sweep(arm) if not run.diverged]
+        return min(able, key=lambda run: run.loss).rate if able else None
 
     def at_best(self, arm: Arm) -> list[Run]:
-        """The runs at the best rate, by seed."""
-        return sorted((run for run in self.runs if run.arm == arm and run.rate == self.best_rate(arm)), key=lambda run: run.seed)
+        """The final runs, all at the best rate, by seed."""
+        return sorted((run for run in self.runs if run.arm == arm and run.final), key=lambda run: run.seed)
 
     def ratios(self, arm: Arm) -> tuple[float, ...]:
         """Perplexity over the baseline's, seed by seed, over the seeds that both have."""
@@ -115,13 +121,13 @@ class Seen:
 
     def sensitivity(self, arm: Arm) -> float | None:
         """LR sensitivity (Wortsman et al. 2023): the mean over the grid of min(loss, untrained loss), less the best loss."""
-        losses = [min(run.loss, self.untrained) for run in self.runs if run.arm == arm and run.seed == 0]
+        losses = [min(run.loss, self.untrained) for run in self.sweep(arm) if run.rate in self.grid]
         return statistics.fmean(losses) - min(losses) if losses else None
 
     def diverged(self, arm: Arm) -> float | None:
         """The share of the grid that diverged."""
-        first = [run.diverged for run in self.runs if run.arm == arm and run.seed == 0]
-        return sum(first) / len(first) if first else None
+        found = [run.diverged for run in self.sweep(arm) if run.rate in self.grid]
+        return sum(found) / len(found) if found else None
 
 
 def observed(seen: Seen) -> Observed:
@@ -172,7 +178,48 @@ def observed(seen: Seen) -> Observed:
         rate = statistics.median(best.tokens_per_s)
         metrics.append(Metric("mfu", "model FLOP/s of the measured matmul ceiling, our loop", "%", "higher",
                               measure.exact(100 * rate * best.flops_a_token / peak), f"{best.loop}; the bar is 50 %"))
-    return Observed(tuple(metrics), _tables(seen), tuple(seen.notes), tuple(missing))
+    return Observed(tuple(metrics), _tables(seen), (*seen.notes, *map(plain_text, _of_rates(seen) + _of_power(seen))),
+                    tuple(missing))
+
+
+# ---------------------------------------------------------------------------------------------------- what the numbers can carry
+
+
+def _of_rates(seen: Seen) -> list[str]:
+    """Whether the sweep went far enough and fine enough for every arm to have its own best rate."""
+    ends, costs = [], []
+    for arm in (s.arm for s in seen.shapes):
+        able = [run for run in seen.sweep(arm) if not run.diverged]
+        if len(able) < 2:
+            continue
+        first, second = sorted(able, key=lambda run: run.loss)[:2]
+        costs.append(second.loss - first.loss)
+        if first in (able[0], seen.sweep(arm)[-1]):
+            ends.append(f"{arm.name} at {first.rate:g}")
+    if not costs:
+        return []
+    found = [f"Rates: the second best of an arm costs {min(costs):.3f} to {max(costs):.3f} nats in the sweep"]
+    return [*found, f"Rates: best at the end of those tried, so a better one may lie beyond: {', '.join(ends)}"] if ends else found
+
+
+def _of_power(seen: Seen) -> list[str]:
+    """What the seeds of the judged pair could have shown: so that "not better" is not taken for "worse"."""
+    logs = [math.log(ratio) for ratio in seen.ratios(CANDIDATE)]
+    if len(logs) < 3:
+        return []
+    between, margin = measure.mean(logs), math.log(PPL.bound)
+    reach = between.high - between.value
+    if between.high <= margin:
+        verdict = "all of the interval is within the margin"
+    elif between.low > margin:
+        verdict = "all of the interval is beyond the margin: worse, and not for want of seeds"
+    else:
+        verdict = "the margin is inside the interval: these seeds show neither that it is kept nor that it is not"
+    spread = statistics.stdev(logs)
+    return [f"Power: the difference of the pair has a deviation of {spread:.4f} nats over {len(logs)} seeds; the interval reaches "
+            f"{reach:.4f} nats to each side, and its high end decides",
+            f"Power: {verdict}",
+            f"Power: with this deviation, a mean difference of {margin - reach:+.4f} nats or lower counts as within the margin"]
 
 
 # ---------------------------------------------------------------------------------------------------- tables
@@ -182,7 +229,7 @@ def _tables(seen: Seen) -> tuple[Table, ...]:
     arm, nats, low, high = Column("arm"), Column("nats a token"), Column("low"), Column("high")
     return (
         Table("rates", "Held-out loss by learning rate, diverged runs at the untrained loss", (arm, Column("learning rate"), nats),
-              tuple((run.arm.name, run.rate, min(run.loss, seen.untrained)) for run in seen.runs if run.seed == 0),
+              tuple((s.arm.name, run.rate, min(run.loss, seen.untrained)) for s in seen.shapes for run in seen.sweep(s.arm)),
               Chart("lines", x="learning rate", y="nats a token", by="arm", log_x=True)),
         Table("arms", "Every arm at its own best learning rate", (
             arm, Column("parameters", "count"), Column("hidden width", "count"), Column("best rate"), Column("seeds", "count"), nats,
@@ -261,5 +308,5 @@ def sweep_json(seen: Seen) -> str:
     """Every run, one object each."""
     return json.dumps([{"feed_forward": r.arm.feed_forward, "norm": r.arm.norm, "learning_rate": r.rate, "seed": r.seed,
                         "held_out_nats": round(r.loss, 6), "diverged": r.diverged, "spikes": r.spikes, "watched": r.watched,
-                        "steps": r.steps}
+                        "steps": r.steps, "final": r.final}
                        for r in seen.runs], indent=1, allow_nan=False) + "\n"

@@ -1,9 +1,10 @@
 """Week 14's measurement: eight arms over a grid of learning rates and paired seeds, then latency, norm kernels and the loop's speed.
 
 What to expect, and the margins, are in the package's docstring. Order: the text, the ceilings, training speed beside transformers'
-Trainer, latency of the judged pair, the norm kernels, and last, with all the time that is left, the trainings: each arm over
-the whole grid with the first seed, then at its own best rate with the others. Every training sees the same tokens in the same
-order for the same seed. What cannot run, or does not fit in memory, is a row that says why.
+Trainer, latency of the judged pair, the norm kernels, and last, with all the time that is left, the trainings: a third of it for
+short ones, each arm over the whole grid and at two rates beside its best one, and the rest for long ones at that best rate, with
+all seeds. Of each kind all have the same number of steps, and for the same seed the same tokens in the same order. The arms are
+small, so their steps are recorded as CUDA graphs. What cannot run, or does not fit in memory, is a row that says why.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ from workloads.week14_ffn_norm.kernels import FusedAddRMSNorm, FusedRMSNorm
 ARMS = (BASELINE, Arm("gelu", "rmsnorm"), Arm("swiglu", "layernorm"), CANDIDATE, Arm("geglu", "layernorm"), Arm("geglu", "rmsnorm"),
         Arm("relu2", "layernorm"), Arm("relu2", "rmsnorm"))
 PAIR = (BASELINE, CANDIDATE)
-GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # the last diverges, or the grid would not show where arms break
+GRID = (3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)  # the last diverges, or the grid would not show where arms break
+BESIDE = (3**-0.5, 3**0.5)  # times the grid's best rate, half-way to its neighbours: two rates more for each arm
+SWEEP_SHARE = 1 / 3  # of the time for trainings
+WARMUP, LEAST_WARMUP = 0.1, 50  # share of the steps, and steps, where they are no more than a quarter
+SPARE = 0.05  # of a budget, for a GPU that is slower when it is warm
 # Published, and not measured here: modded-nanogpt's readme, June 2026: under 400M tokens in about 84 s on 8 H100, 124M parameters.
 ANCHOR = Pace("modded-nanogpt record, each of 8 H100", 124_000_000, (round(400e6 / 84 / 8, -4),), why="published, at most this; an anchor")
 ERROR_BOUND = 0.01  # of bf16 norms to float64
@@ -56,7 +61,7 @@ class Sizes:
     seeds: int
     pair_seeds: int
     end_s: float  # trainings have what is left until then
-    sweep_s: float  # at most
+    trainings_s: float  # at most
     most_steps: int
     least_steps: int
     held_out: int  # rows
@@ -71,15 +76,28 @@ class Sizes:
 
 
 FULL_SIZES = Sizes(
-    Config(width=384, layers=4, trained_length=512), Config(), Config(width=1024, layers=8, heads=8), batch=64, large_batch=32,
-    prefill_batch=8, grid=GRID, seeds=3, pair_seeds=5, end_s=500.0, sweep_s=300.0, most_steps=3000, least_steps=100, held_out=256,
+    Config(width=384, layers=4, trained_length=512), Config(), Config(width=1024, layers=8, heads=8), batch=32, large_batch=32,
+    prefill_batch=8, grid=GRID, seeds=3, pair_seeds=5, end_s=470.0, trainings_s=300.0, most_steps=6000, least_steps=100, held_out=256,
     most_bytes=12_000_000, norm_shape=(65_536, 1024), blocks=30, block_ms=20.0, warmup_s=1.0, pace_steps=30, peer_steps=(10, 40),
     peer_repeats=2)
 SMOKE_SIZES = Sizes(
     Config(width=32, layers=1, heads=2, trained_length=32), Config(width=32, layers=1, heads=2, trained_length=64), None, batch=2,
-    large_batch=2, prefill_batch=1, grid=(1e-2, 3.0), seeds=2, pair_seeds=3, end_s=600.0, sweep_s=4.0, most_steps=5, least_steps=5,
+    large_batch=2, prefill_batch=1, grid=(1e-2, 3.0), seeds=2, pair_seeds=3, end_s=600.0, trainings_s=4.0, most_steps=5, least_steps=5,
     held_out=4, most_bytes=25_000, norm_shape=(64, 64), blocks=6, block_ms=1.0, warmup_s=0.0, pace_steps=3, peer_steps=(1, 8),
     peer_repeats=1)
+
+
+@dataclass(slots=True)
+class Ready:
+    """An arm whose code is compiled, and recorded on a GPU. `reader` has its weights to be evaluated and is not compiled: a forward
+    without gradients would be compiled again. Seconds: of a step, and of what surrounds a training."""
+
+    arm: Arm
+    trainer: Trainer
+    reader: Decoder
+    step_s: float
+    untrained: float = math.nan
+    around_s: float = 0.0
 
 
 def run(ctx: Context) -> Observed:
@@ -117,15 +135,17 @@ class Laboratory:
             del models
             norms = self._norms()
         with attention_kernel(ctx.device, sizes.small, sizes.batch, ctx.progress) as small_kernel:
-            shapes, runs, untrained = self._sweep()
+            shapes, runs, untrained = self._trainings()
         paces.append(self._beside_anchor())
         paces.append(ANCHOR)
         tokens = sizes.batch * sizes.small.trained_length
-        steps = max((r.steps for r in runs), default=0)
+        brief, long = (max((r.steps for r in runs if r.final == final), default=0) for final in (False, True))
         self.notes += [
-            f"Arms: width {sizes.small.width}, layers {sizes.small.layers}, {sizes.small.trained_length} tokens a row, {steps} steps of "
-            f"{tokens:,} tokens each, AdamW, warm-up and cosine; the same tokens in the same order for the same seed",
-            f"Each arm at the best of {len(sizes.grid)} learning rates by held-out loss with the first seed; diverged counts as untrained",
+            f"Arms: width {sizes.small.width}, layers {sizes.small.layers}, {sizes.small.trained_length} tokens a row, {tokens:,} tokens a "
+            f"step, AdamW, warm-up and cosine; the same tokens in the same order for the same seed",
+            f"{brief} steps for each of {len(sizes.grid) + len(BESIDE)} learning rates with the first seed, {long} steps for each seed at "
+            f"the best of them by held-out loss",
+            "LR sensitivity is over the grid, where a training that diverged counts as untrained",
             "Margins, stated before the run: perplexity 1.002, latency 1.02, high ends of 95% intervals",
             f"Latency and training speed: width {sizes.large.width}, layers {sizes.large.layers}, {sizes.large.trained_length:,} tokens; "
             f"bf16 weights for latency; decode is one recorded step at batch 1",
@@ -337,69 +357,116 @@ class Laboratory:
 
     # ------------------------------------------------------------------------------------------------ the arms
 
-    def _sweep(self) -> tuple[list[Shape], list[Run], float]:
-        """Every arm over the grid with the first seed, then at its best rate with the others, all for the same number of steps."""
-        sizes = self.sizes
-        trainers: dict[Arm, Trainer] = {}
-        self.readers: dict[Arm, Decoder] = {}  # uncompiled: a forward without gradients would be compiled again
-        shapes: dict[Arm, Shape] = {}
-        paces: list[float] = []
+    def _trainings(self) -> tuple[list[Shape], list[Run], float]:
+        """The arms, all their runs, and the loss of an untrained network."""
+        shapes, able = [], []
         for arm in ARMS:
-            config = replace(sizes.small, feed_forward=arm.feed_forward, norm=arm.norm)
-            model = Decoder(config, self.ctx.seed).to(self.ctx.device)
-            shapes[arm] = Shape(arm, lm.parameters(model), config.hidden_width)
-            warmed = self._excused(arm.name, partial(self._warmed, model, config))
-            if warmed is None:
-                shapes[arm] = replace(shapes[arm], why=self.why[arm.name])
-                continue
-            trainers[arm], course = warmed
-            self.readers[arm] = Decoder(config).to(self.ctx.device).eval()
-            shapes[arm] = replace(shapes[arm], tokens_per_s=course.tokens_per_s)
-            runs = len(sizes.grid) + (sizes.pair_seeds if arm in PAIR else sizes.seeds) - 1
-            paces.append(course.seconds / course.timed * runs)
-            self.ctx.progress(f"{arm.name}: {shapes[arm].parameters / 1e6:.2f}M parameters, {course.tokens_per_s:,.0f} tokens/s")
-        left = min(sizes.sweep_s, sizes.end_s - (time.monotonic() - self.began))
-        steps = max(sizes.least_steps, steps_within(max(0.0, 0.85 * left), paces, sizes.most_steps))  # evaluating takes the rest
-        self.ctx.progress(f"{steps} steps for each training, {left:.0f} s for all")
-        found: list[Run] = []
-        untrained = math.log(sizes.small.vocabulary)
-        for arm, trainer in trainers.items():
-            trainer.restart(0)
-            untrained = self._held_out(arm, trainer)
-            first = [self._train(arm, trainer, rate, 0, steps, untrained) for rate in sizes.grid]
-            found += first
-            able = [run for run in first if not run.diverged]
-            if able:
-                best = min(able, key=lambda run: run.loss).rate
-                seeds = range(1, sizes.pair_seeds if arm in PAIR else sizes.seeds)
-                found += [self._train(arm, trainer, best, seed, steps, untrained) for seed in seeds]
-            self.ctx.progress(f"{arm.name}: " + ", ".join(
-                f"diverged at {run.rate:g}" if run.diverged else f"{run.loss:.3f} at {run.rate:g}" for run in first))
-        return list(shapes.values()), found, untrained
+            config = replace(self.sizes.small, feed_forward=arm.feed_forward, norm=arm.norm)
+            shape, ready = self._ready(arm, config)
+            shapes.append(shape)
+            able += [ready] if ready else []
+        left = min(self.sizes.trainings_s, self._left())
+        kept = self._left() - left
+        self.ctx.progress(f"{left:.0f} s for all trainings")
+        sweep = self._sweep(able, SWEEP_SHARE * left)
+        finals = self._finals(able, sweep, self._left() - kept)
+        return shapes, sweep + finals, able[0].untrained if able else math.log(self.sizes.small.vocabulary)
 
-    def _warmed(self, model: Decoder, config: Config) -> tuple[Trainer, Course]:
+    def _left(self) -> float:
+        return max(0.0, self.sizes.end_s - (time.monotonic() - self.began))
+
+    def _sweep(self, able: list[Ready], budget_s: float) -> list[Run]:
+        """Every arm over the grid, and at two rates beside the best of it, with the first seed."""
+        grid, found = self.sizes.grid, []
+        steps = self._steps(budget_s, [(ready, len(grid) + len(BESIDE)) for ready in able])
+        for ready in able:
+            runs = [self._train(ready, rate, 0, steps) for rate in grid]
+            best = min(runs, key=lambda run: (run.diverged, run.loss)).rate
+            runs += [self._train(ready, float(f"{best * factor:.2g}"), 0, steps) for factor in BESIDE]
+            self.ctx.progress(f"{ready.arm.name}: " + ", ".join(
+                f"diverged at {run.rate:g}" if run.diverged else f"{run.loss:.3f} at {run.rate:g}" for run in runs))
+            found += runs
+        return found
+
+    def _finals(self, able: list[Ready], sweep: list[Run], budget_s: float) -> list[Run]:
+        """Every arm at its best rate of the sweep, seed by seed: the judged pair has more seeds than the others."""
+        best: dict[Arm, Run] = {}
+        for run in sorted((run for run in sweep if not run.diverged), key=lambda run: run.loss):
+            best.setdefault(run.arm, run)
+        seeds = {ready.arm: self.sizes.pair_seeds if ready.arm in PAIR else self.sizes.seeds for ready in able if ready.arm in best}
+        able = [ready for ready in able if ready.arm in best]
+        steps = self._steps(budget_s, [(ready, seeds[ready.arm]) for ready in able])
+        found = []
+        for seed in range(max(seeds.values(), default=0)):
+            runs = [self._train(ready, best[ready.arm].rate, seed, steps, final=True) for ready in able if seed < seeds[ready.arm]]
+            self.ctx.progress(f"seed {seed}: " + ", ".join(f"{run.arm.name} {run.loss:.4f}" for run in runs))
+            found += runs
+        return found
+
+    def _steps(self, budget_s: float, trainings: list[tuple[Ready, int]]) -> int:
+        """How many steps each of so many trainings of each arm can have."""
+        around_s = sum(ready.around_s * count for ready, count in trainings)
+        step_s = [ready.step_s * count for ready, count in trainings]
+        fit = steps_within((1 - SPARE) * budget_s - around_s, step_s, self.sizes.most_steps) if step_s else 0
+        steps = max(self.sizes.least_steps, fit)
+        self.ctx.progress(f"{steps} steps for each of {sum(count for _, count in trainings)} trainings, {budget_s:.0f} s for all of them")
+        return steps
+
+    def _ready(self, arm: Arm, config: Config) -> tuple[Shape, Ready | None]:
+        """An arm, and a trainer for it where it can be trained; step by step, and said so, where its step cannot be recorded."""
+        model = Decoder(config, self.ctx.seed).to(self.ctx.device)
+        shape = Shape(arm, lm.parameters(model), config.hidden_width)
+        warmed, recorded = None, f"{arm.name}, recorded"
+        if self.ctx.device == "cuda":
+            warmed = self._excused(recorded, partial(self._warmed, model, config, graph=True))
+        if warmed is None:
+            warmed = self._excused(arm.name, partial(self._warmed, model, config, graph=False))
+            if warmed is None:
+                return replace(shape, why=self.why[arm.name]), None
+            if recorded in self.why:
+                shape = replace(shape, why=f"done, but not from a recording: {self.why[recorded]}")
+        trainer, course = warmed
+        ready = Ready(arm, trainer, Decoder(config).to(self.ctx.device).eval(), course.seconds / course.timed)
+        ready.untrained, ready.around_s = measure.seconds(partial(self._restarted, ready, 0))
+        self.ctx.progress(f"{arm.name}: {shape.parameters / 1e6:.2f}M parameters, {course.tokens_per_s:,.0f} tokens/s, "
+                          f"{ready.around_s:.2f} s around a training")
+        return replace(shape, tokens_per_s=course.tokens_per_s), ready
+
+    def _warmed(self, model: Decoder, config: Config, *, graph: bool) -> tuple[Trainer, Course]:
         """A trainer whose code is compiled, and how fast it is."""
         on_gpu = self.ctx.device == "cuda"
+        model.zero_grad(set_to_none=True)  # a recording that failed may have left some
         if on_gpu:
             model.compile_blocks()
-        trainer = Trainer(model, lm.places(config, config.trained_length, self.ctx.device), compiled=on_gpu)
-        return trainer, trainer.train(self._batches(0), Recipe(min(42, 2 + self.sizes.most_steps), 1e-3))
+        trainer = Trainer(model, lm.places(config, config.trained_length, self.ctx.device), compiled=on_gpu, graph=graph)
+        return trainer, trainer.train(self._batches(0), self._recipe(min(42, 2 + self.sizes.most_steps), 1e-3))
 
     def _batches(self, seed: int) -> Batches:
         return self.text.windows(self.sizes.small.trained_length, self.sizes.batch, seed)
 
-    def _train(self, arm: Arm, trainer: Trainer, rate: float, seed: int, steps: int, untrained: float) -> Run:
-        trainer.restart(seed)
-        course = trainer.train(self._batches(seed), Recipe(steps, rate))
-        loss = self._held_out(arm, trainer)
-        diverged = course.diverged or not math.isfinite(loss)
-        spikes, watched = course.spikes(after=steps // 10)
-        return Run(arm, rate, seed, untrained if diverged else loss, diverged, spikes, watched, len(course.losses))
+    @staticmethod
+    def _recipe(steps: int, rate: float) -> Recipe:
+        return Recipe(steps, rate, warmup=max(WARMUP, min(0.25, LEAST_WARMUP / steps)))
 
-    def _held_out(self, arm: Arm, trainer: Trainer) -> float:
+    def _train(self, ready: Ready, rate: float, seed: int, steps: int, *, final: bool = False) -> Run:
+        recipe = self._recipe(steps, rate)
+        ready.trainer.restart(seed)
+        course = ready.trainer.train(self._batches(seed), recipe)
+        ready.step_s = course.seconds / course.timed
+        loss = self._held_out(ready)
+        diverged = course.diverged or not math.isfinite(loss)
+        spikes, watched = course.spikes(after=recipe.rising)
+        return Run(ready.arm, rate, seed, ready.untrained if diverged else loss, diverged, spikes, watched, len(course.losses), final)
+
+    def _restarted(self, ready: Ready, seed: int) -> float:
+        """The held-out loss of a network as new."""
+        ready.trainer.restart(seed)
+        return self._held_out(ready)
+
+    def _held_out(self, ready: Ready) -> float:
         """Mean nats a token of the held-out rows."""
-        self.readers[arm].load_state_dict(trainer.model.state_dict())
-        return float(losses_of(self.readers[arm], self.held_out, trainer.at, at_once=min(64, len(self.held_out))).double().mean())
+        ready.reader.load_state_dict(ready.trainer.model.state_dict())
+        return float(losses_of(ready.reader, self.held_out, ready.trainer.at, at_once=min(64, len(self.held_out))).double().mean())
 
     # ------------------------------------------------------------------------------------------------ what cannot run
 
