@@ -590,7 +590,7 @@ def test_what_is_no_dashboard_ends_in_one_line(content: str | None, tmp_path: Pa
 def story(ring_idle: float = 0.5) -> Story:
     """A run on a GPU as it would be: data on the device takes 10 ms a step, the ring waits `ring_idle` ms more, the host 10."""
     arms = {RESIDENT: 0.0, AGAIN: 0.0, RING: ring_idle, HOST: 10.0}
-    blocks = {arm: [steps_of(idle, 40) for _ in range(8)] for arm, idle in arms.items()}
+    blocks: dict[str, list[Sequence[Step]]] = {arm: [steps_of(idle, 40) for _ in range(8)] for arm, idle in arms.items()}
     rungs = [Rung(HOST, 16, "libjpeg-turbo, host", 5000.0, steps_of(10.0)),
              Rung(RING, 8, "torchvision, device", 9000.0, steps_of(ring_idle)),
              Rung(PEER, 8, "nvImageCodec, device", failed="nvImageCodec left 3 of 256 pictures undecoded")]
@@ -732,6 +732,14 @@ def test_where_time_has_run_out_what_is_not_judged_is_left_out_and_named_and_wha
     assert dict(observed(bench.story).not_measured)["loader_ratio"] == "the ring was timed over 0 steps"
 
 
+def test_the_ring_falls_back_on_torchvision_where_the_peers_decoder_fails_in_it(bench: run.Bench) -> None:
+    bench.story.engine, bench.peer = PEER, Broken()
+    run._judged(bench)
+    assert {arm: len(blocks) for arm, blocks in bench.story.blocks.items()} == dict.fromkeys((RESIDENT, AGAIN, RING), run.SMOKE.blocks)
+    assert (bench.story.engine, bench.no_peer) == ("torchvision", "no such marker in 8 pictures")
+    assert "for nvImageCodec failed: no such marker in 8 pictures" in bench.story.notes[-1]
+
+
 def test_rungs_worth_most_are_measured_first_and_shown_in_the_ladders_order(bench: run.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[str] = []
 
@@ -744,6 +752,26 @@ def test_rungs_worth_most_are_measured_first_and_shown_in_the_ladders_order(benc
     run._ladder(bench)
     assert tuple(measured) == run.URGENT
     assert [rung.name for rung in bench.story.rungs] == list(run.RUNGS)
+
+
+def test_a_ring_that_breaks_is_said_and_the_blocks_it_had_are_kept(bench: run.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, calls = run._train, 0
+
+    def breaks(*of: object) -> list[Step]:
+        nonlocal calls
+        calls += 1
+        if calls > 6 * 6 + 3:  # six rounds, the first of which is not counted, and one block
+            raise RuntimeError("the ring broke")
+        return train(*of)
+
+    monkeypatch.setattr(run, "_train", breaks)
+    with pytest.raises(RuntimeError, match="the ring broke"):
+        run._judged(bench)
+    assert [len(blocks) for blocks in bench.story.blocks.values()] == [6, 5, 5]
+    bench.story.blocks[AGAIN].append(bench.story.blocks[AGAIN][0])
+    assert bench.story.over(RESIDENT, AGAIN) is not None and bench.story.over(RESIDENT, RING) is None
+    bench.story.blocks[RESIDENT].append(bench.story.blocks[RESIDENT][0])
+    assert bench.story.over(RESIDENT, AGAIN) is not None  # by those rounds that both took part in
 
 
 def test_what_fails_after_the_judged_blocks_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,8 @@ class Story:
     shards_mb: float = 0.0
     median_kb: float = 0.0
     rungs: list[Rung] = field(default_factory=list)
-    blocks: Mapping[str, Sequence[Sequence[Step]]] = field(default_factory=dict)
-    beside: Mapping[str, Sequence[Sequence[Step]]] = field(default_factory=dict)
+    blocks: Mapping[str, list[Sequence[Step]]] = field(default_factory=dict)
+    beside: Mapping[str, list[Sequence[Step]]] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     engine: str = TORCHVISION
     parts: list[tuple[str, float]] = field(default_factory=list)
@@ -76,8 +76,8 @@ class Story:
         None where there are too few."""
         for rounds in (self.blocks, self.beside):
             one, other = ([kept(wall_ms(block) / len(block)) for block in rounds.get(name, ())] for name in (baseline, arm))
-            if min(len(one), len(other)) >= FEWEST_BLOCKS:
-                return measure.ratio(one, other)
+            if (whole := min(len(one), len(other))) >= FEWEST_BLOCKS:  # one may have broken in the midst of a round
+                return measure.ratio(one[:whole], other[:whole])
         return None
 
     @property
