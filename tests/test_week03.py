@@ -25,7 +25,7 @@ from torch import Tensor
 from workloads import measure
 from workloads.spec import Context, check_kept, discover
 from workloads.week03_data import augment, canary, dashboard, duplicates, engine, images, leakage, loaders, minhash, run, shards
-from workloads.week03_data.consumer import FixedStep, Resident
+from workloads.week03_data.consumer import FixedStep, Resident, Training
 from workloads.week03_data.engine import Inline, Ring, Stage, Torchvision
 from workloads.week03_data.findings import AGAIN, HOST, PEER, RESIDENT, RING, Rung, Story, every_step, observed
 from workloads.week03_data.minhash import CurvePoint
@@ -86,7 +86,7 @@ def test_pictures_follow_from_their_seed() -> None:
 def test_an_edit_keeps_what_it_should(edit: str, shape: tuple[int, int]) -> None:
     jpeg = images.encode(images.originals(1, 60, 80, 3, images.photographs(96, "cpu"))[0][0].numpy())
     copy = images.edited(jpeg, edit, np.random.default_rng(0))
-    assert images.decode(copy).shape[:2] == shape
+    assert images.decode(copy).shape[:2] == images.extent(copy) == shape
     assert copy != jpeg
 
 
@@ -256,6 +256,63 @@ def test_what_the_ring_hands_over_stays_until_the_next_batch_is_asked_for(corpus
     finally:
         ring.close()
         inline.close()
+
+
+def test_a_loaders_workers_are_forked_when_it_is_made_and_a_rings_thread_starts_at_its_first_batch(corpus: tuple[Shard, ...]) -> None:
+    """So that several can be made before any thread runs."""
+    host = loaders.HostLoader.map_style(corpus, "turbo", 24, 8, 1, 0, "cpu")
+    raw = loaders.raw_batches(corpus, 8, 1, 0)
+    ring = Ring(raw, Stage(Torchvision("cpu"), 24, "cpu", room=8 * 3 * 128 * 128, fused=True, seed=0), 8)
+    try:
+        assert len(host._data._iterator._workers) == len(raw._iterator._workers) == 1
+        assert ring._produced is None
+        assert host.next().images.shape == ring.next().images.shape == (8, 3, 24, 24)
+        assert ring._produced is not None
+    finally:
+        host.close()
+        ring.close()
+
+
+def test_a_ring_that_nobody_asked_is_closed(corpus: tuple[Shard, ...]) -> None:
+    loader(RING, corpus).close()
+
+
+class Stuck(torch.utils.data.Dataset[int]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, at: int) -> int:
+        time.sleep(1)
+        return at
+
+
+def test_a_worker_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "ANSWER_S", 0.2)
+    data = loaders._loader(Stuck(), 1, batch_size=1)
+    with pytest.raises(RuntimeError, match=r"timed out after 0\.2 seconds"):
+        next(iter(data))
+    loaders.stop(data)
+
+
+def test_a_batch_of_bytes_is_page_locked_whole(corpus: tuple[Shard, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = next(iter(loaders.raw_batches(corpus, 8, 0, 0)))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda held: held.clone())  # which needs a GPU
+    pinned = torch.utils.data._utils.pin_memory.pin_memory(raw)
+    assert isinstance(pinned, loaders.Raw) and pinned.joined is not raw.joined
+    assert all(torch.equal(one, other) for one, other in zip(pinned.jpegs(), raw.jpegs(), strict=True))
+    assert torch.equal(pinned.labels, raw.labels)
+
+
+def test_resident_data_are_copies_of_a_loaders_batches(corpus: tuple[Shard, ...]) -> None:
+    ring, again = loader(RING, corpus), loader(RING, corpus)
+    try:
+        resident = Resident.of(ring)
+        for _ in range(8):
+            mine, expected = resident.next(), again.next()
+            assert torch.equal(mine.images, expected.images) and torch.equal(mine.labels, expected.labels)
+    finally:
+        ring.close()
+        again.close()
 
 
 class Broken:
@@ -533,7 +590,7 @@ def test_what_is_no_dashboard_ends_in_one_line(content: str | None, tmp_path: Pa
 def story(ring_idle: float = 0.5) -> Story:
     """A run on a GPU as it would be: data on the device takes 10 ms a step, the ring waits `ring_idle` ms more, the host 10."""
     arms = {RESIDENT: 0.0, AGAIN: 0.0, RING: ring_idle, HOST: 10.0}
-    blocks = {arm: [steps_of(idle, 40) for _ in range(8)] for arm, idle in arms.items()}
+    blocks: dict[str, list[Sequence[Step]]] = {arm: [steps_of(idle, 40) for _ in range(8)] for arm, idle in arms.items()}
     rungs = [Rung(HOST, 16, "libjpeg-turbo, host", 5000.0, steps_of(10.0)),
              Rung(RING, 8, "torchvision, device", 9000.0, steps_of(ring_idle)),
              Rung(PEER, 8, "nvImageCodec, device", failed="nvImageCodec left 3 of 256 pictures undecoded")]
@@ -579,10 +636,44 @@ def test_a_consumer_that_nothing_starves_is_said() -> None:
     assert any("no input size starves it" in note for note in observed(told).notes)
 
 
+def test_no_round_of_the_canary_is_no_metric() -> None:
+    told = story()
+    told.canary = [("naive", 0, 0), ("ours", 0, 0)]
+    found = observed(told)
+    check_kept(WORKLOAD, found)
+    assert not any(metric.name.startswith("canary") for metric in found.metrics)
+
+
+def test_the_peer_and_the_host_are_compared_in_rounds_of_their_own_and_the_ring_is_judged_in_its_own() -> None:
+    told = story()
+    told.beside = {arm: [steps_of(idle, 40) for _ in range(6)] for arm, idle in ((RESIDENT, 0.0), (RING, 1.0), (PEER, 2.0), (HOST, 5.0))}
+    told.blocks = {arm: told.blocks[arm] for arm in (RESIDENT, AGAIN, RING)}
+    told.parts = [("shards", 41.5)]
+    found = observed(told)
+    check_kept(WORKLOAD, found)
+    values = {metric.name: metric.estimate.value for metric in found.metrics}
+    assert values["loader_ratio"] == pytest.approx(10 / 10.5, rel=1e-5)
+    assert (values["host_ratio"], values["peer_ratio"]) == pytest.approx((10 / 15, 10 / 12), rel=1e-5)
+    assert (values["ring_over_host"], values["ring_over_peer"]) == pytest.approx((15 / 11, 12 / 11), rel=1e-5)
+    assert next(table for table in found.tables if table.name == "parts").rows == (("shards", 41.5),)
+    assert {step["part"] for step in json.loads(gzip.decompress(every_step(told)))} == {"ladder", "judged", "beside"}
+
+
+def test_the_page_shows_the_rings_judged_blocks_where_its_rung_is_missing() -> None:
+    told = story()
+    assert len(told.tracks()[RING].steps) == 30
+    told.rungs = told.rungs[:1]
+    assert len(told.tracks()[RING].steps) == 8 * 40
+    told.blocks = {}
+    assert list(told.tracks()) == [HOST]
+
+
 def test_every_step_is_in_the_file() -> None:
     steps = json.loads(gzip.decompress(every_step(story())))
     assert len(steps) == 2 * 30 + 4 * 8 * 40
-    assert steps[0] == {"loader": HOST, "block": None, "step": 0, "wait_ms": 10.0, "idle_ms": 10.0, "busy_ms": 10.0, "depth": 1}
+    assert [(step["loader"], step["part"]) for step in steps[60::320]] == [(arm, "judged") for arm in (RESIDENT, AGAIN, RING, HOST)]
+    assert steps[0] == {"loader": HOST, "part": "ladder", "block": None, "step": 0, "wait_ms": 10.0, "idle_ms": 10.0,
+                        "busy_ms": 10.0, "depth": 1}
 
 
 @pytest.fixture
@@ -607,15 +698,132 @@ def test_a_peer_that_fails_is_a_row_with_the_reason_and_ours_that_fails_is_an_er
         run._ladder(bench)
 
 
-def test_where_time_has_run_out_rungs_and_blocks_are_left_out_and_named(bench: run.Bench) -> None:
+def test_a_hosts_rung_that_fails_is_a_row(bench: run.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.sizes = replace(bench.sizes, rungs=("pil", "turbo"), workers=0)
+    monkeypatch.setattr(bench.consumer, "step_s", 0.001)
+
+    def dead(self: loaders.Pictures, at: int) -> loaders.Cropped:
+        if self._decoder == "turbo":
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.\nIt is possible that")
+        return np.zeros((3, 24, 24), np.uint8), 0
+
+    monkeypatch.setattr(loaders.Pictures, "__getitem__", dead)
+    run._ladder(bench)
+    pil, turbo = bench.story.rungs
+    assert (len(pil.steps), turbo.failed) == (20, "DataLoader worker (pid 7) is killed by signal: Bus error.")
+
+
+def test_where_time_has_run_out_what_is_not_judged_is_left_out_and_named_and_what_is_judged_is_measured(bench: run.Bench) -> None:
     bench.began -= run.BUDGET_S
     run._ladder(bench)
+    run._beside(bench)
+    bench.plain, bench.story.duplicates = torch.zeros(1), duplicates.Report(1, (), (1, 1), measure.exact(1.0), (1.0, 1.0), (), ())
+    run._leaks(bench)
     run._judged(bench)
     assert {rung.failed for rung in bench.story.rungs if rung.name != PEER} == {"time ran out"}
+    bench.story.duplicates = None
     found = observed(bench.story)
     check_kept(WORKLOAD, found)
-    assert dict(found.not_measured)["loader_ratio"] == "the ring was timed over 0 steps"
-    assert f"Time ran out after 0 of {run.SMOKE.blocks} judged blocks" in found.notes
+    assert {"loader_ratio", "input_idle"} <= {metric.name for metric in found.metrics}
+    assert "Time ran out after 0 of 6 rounds of GPU-resident, ring, WebDataset turbo" in found.notes
+    assert "Time ran out after 0 of 2 seeds of the leakage" in found.notes
+    bench.began -= run.STOP_S
+    run._judged(bench)
+    assert dict(observed(bench.story).not_measured)["loader_ratio"] == "the ring was timed over 0 steps"
+
+
+def test_the_ring_falls_back_on_torchvision_where_the_peers_decoder_fails_in_it(bench: run.Bench) -> None:
+    bench.story.engine, bench.peer = PEER, Broken()
+    run._judged(bench)
+    assert {arm: len(blocks) for arm, blocks in bench.story.blocks.items()} == dict.fromkeys((RESIDENT, AGAIN, RING), run.SMOKE.blocks)
+    assert (bench.story.engine, bench.no_peer) == ("torchvision", "no such marker in 8 pictures")
+    assert "for nvImageCodec failed: no such marker in 8 pictures" in bench.story.notes[-1]
+
+
+def test_rungs_worth_most_are_measured_first_and_shown_in_the_ladders_order(bench: run.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def rung(_: run.Bench, name: str, workers: int, decoder: str) -> Rung:
+        measured.append(name)
+        return Rung(name, workers, decoder, 1.0, steps_of(1.0))
+
+    monkeypatch.setattr(run, "_rung", rung)
+    bench.sizes, bench.peer = replace(bench.sizes, rungs=run.RUNGS), Broken()
+    run._ladder(bench)
+    assert tuple(measured) == run.URGENT
+    assert [rung.name for rung in bench.story.rungs] == list(run.RUNGS)
+
+
+def test_a_ring_that_breaks_is_said_and_the_blocks_it_had_are_kept(bench: run.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, calls = run._train, 0
+
+    def breaks(*of: object) -> list[Step]:
+        nonlocal calls
+        calls += 1
+        if calls > 6 * 6 + 3:  # six rounds, the first of which is not counted, and one block
+            raise RuntimeError("the ring broke")
+        return train(*of)
+
+    monkeypatch.setattr(run, "_train", breaks)
+    with pytest.raises(RuntimeError, match="the ring broke"):
+        run._judged(bench)
+    assert [len(blocks) for blocks in bench.story.blocks.values()] == [6, 5, 5]
+    bench.story.blocks[AGAIN].append(bench.story.blocks[AGAIN][0])
+    assert bench.story.over(RESIDENT, AGAIN) is not None and bench.story.over(RESIDENT, RING) is None
+    bench.story.blocks[RESIDENT].append(bench.story.blocks[RESIDENT][0])
+    assert bench.story.over(RESIDENT, AGAIN) is not None  # by those rounds that both took part in
+
+
+def test_what_fails_after_the_judged_blocks_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: run.Bench) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure\nand more")
+
+    for part in ("_duplicates", "_ladder", "_beside"):
+        monkeypatch.setattr(run, part, fails)
+    found = run.run(Context(tmp_path, "cpu", smoke=True, progress=silent))
+    check_kept(WORKLOAD, found)
+    assert {"loader_ratio", "input_idle", "decode_error"} <= {metric.name for metric in found.metrics}
+    assert {"duplicate_precision", "duplicate_recall", "signatures_same"} <= set(dict(found.not_measured))
+    assert sum(note.endswith("is missing, for it failed: CUDA error: unspecified launch failure") for note in found.notes) == 3
+    assert any(note.startswith("The Prometheus endpoint served") for note in found.notes)
+    assert [name for name, _ in next(table for table in found.tables if table.name == "parts").rows] == [
+        "shards", "decoders", "size", "judged", "leaks", "scrape"]
+
+
+def test_the_input_is_the_largest_that_starves_and_hopeless_ones_are_not_tried(bench: run.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def drive(_: object, __: object, steps: int, *___: object) -> list[Step]:
+        tried.append(bench.story.size)
+        return [Step(0.0, 0.0, 1000 * bench.story.batch / (500 * (64 / bench.story.size) ** 2), None)] * steps
+
+    monkeypatch.setattr(run, "_alone", lambda *_: 1000.0)
+    monkeypatch.setattr(run, "drive", drive)
+    bench.sizes = replace(bench.sizes, inputs=(64, 48, 40, 32, 24), workers=0)
+    run._choose_size(bench)
+    assert (tried, bench.story.starved) == ([64, 64, 40, 40], True)  # 48 would ask for 889 of the 1250; each twice, warm first
+    assert bench.story.demand == pytest.approx(1280)
+    bench.sizes, bench.story.demand = replace(bench.sizes, inputs=(64, 62)), 9999.0
+    tried.clear()
+    run._choose_size(bench)
+    assert (tried, bench.story.starved) == ([64, 64, 62, 62], False)  # the smallest is tried in any case
+
+
+def test_the_ring_takes_a_much_faster_decoder_and_then_has_no_peer(bench: run.Bench) -> None:
+    told = bench.story
+    told.errors = {"torchvision": [0.5], PEER: [0.1]}
+    told.decoders = {"torchvision": [10.0] * 6, PEER: [8.5] * 6}
+    run._choose_engine(told, silent)
+    assert (told.engine, bench.no_peer) == ("torchvision", "it was not tried")
+    told.decoders = {"torchvision": [10.0] * 6, PEER: [4.0] * 6}
+    run._choose_engine(told, silent)
+    bench.peer = Broken()
+    assert (told.engine, bench.no_peer) == (PEER, "it is the ring's own decoder")
+    assert bench.workers_of(RING)[1].startswith("nvImageCodec") and bench.make("augment")._stage._decoder is bench.peer
+    assert next(m for m in observed(told).metrics if m.name == "decode_error").detail == "1 pictures, nvImageCodec"
+    told.engine, told.errors = "torchvision", {"torchvision": [0.5], PEER: [3.0]}
+    run._choose_engine(told, silent)
+    assert told.engine == "torchvision"  # fast, and wrong
 
 
 def test_a_batch_that_the_shards_cannot_fill_is_refused(tmp_path: Path) -> None:
@@ -625,8 +833,17 @@ def test_a_batch_that_the_shards_cannot_fill_is_refused(tmp_path: Path) -> None:
 
 def test_too_little_shared_memory_is_said_before_a_worker_dies_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
-    with pytest.raises(OSError, match=r"workers need 0\.3 MB of /dev/shm, and 0\.0 MB are free"):
+    with pytest.raises(OSError, match=r"workers need 0\.7 MB of /dev/shm, and 0\.0 MB are free"):
         run.run(Context(tmp_path, "cpu", smoke=True, progress=silent))
+
+
+def test_there_are_no_more_workers_than_shared_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 4 * 10**9}))
+    told, sizes = Story("cuda", 256), replace(run.FULL, workers=32, readers=16)
+    fitted = run._fitted(sizes, told)
+    assert fitted.workers == (4 * 10**9 - 2 * 16 * 3 * 256 * 110_000) // (3 * 256 * 3 * 224 * 224) == 11
+    assert told.notes == ["11 workers and not 32, for 4,000 MB of /dev/shm are free"]
+    assert run._fitted(replace(sizes, workers=11), told).workers == 11 and len(told.notes) == 1
 
 
 # ---------------------------------------------------------------------------------------------------- on a GPU
@@ -672,6 +889,25 @@ def test_the_ring_on_the_gpu_hands_over_what_the_cpu_makes(tmp_path: Path) -> No
     finally:
         ring.close()
         inline.close()
+
+
+@pytest.mark.gpu
+def test_a_captured_step_trains_as_one_that_is_launched() -> None:
+    random = torch.Generator("cuda").manual_seed(0)
+    batches = [Batch(torch.randn(16, 3, 64, 64, generator=random, device="cuda").to(torch.bfloat16, memory_format=torch.channels_last),
+                     torch.randint(8, (16,), generator=random, device="cuda")) for _ in range(3)]
+    captured, launched = Training(0), Training(0)
+    for batch in (batches[0],) * 3:  # what capturing takes to warm up
+        launched._step(batch)
+    for batch in (batches[0], *batches):
+        captured(batch)
+    for batch in batches:
+        launched._step(batch)
+    assert captured.uncaptured == ""
+    for mine, expected in zip(captured.model.parameters(), launched.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=0.05, atol=0.02)
+    captured(Batch(batches[0].images[:8], batches[0].labels[:8]))  # another shape is captured anew
+    assert captured.uncaptured == "" and captured._input is not None and len(captured._input.labels) == 8
 
 
 @pytest.mark.gpu

@@ -11,20 +11,55 @@ import torchvision
 from torch import Tensor, nn
 
 from workloads import scenes
-from workloads.week03_data.timeline import Batch
+from workloads.week03_data.timeline import Batch, Loader
 
 RESIDENT_BATCHES = 8  # different ones, so that no cache holds a batch
 
 
 class Training:
-    """ResNet-18, bf16 autocast, channels last, fused SGD: light a picture, so it asks for more of them than most networks do."""
+    """ResNet-18, bf16 autocast, channels last, fused SGD: light a picture, so it asks for more of them than most networks do.
+
+    A step is a copy and one CUDA graph, captured at the first batch of a shape: its hundreds of launches would else wait for the
+    interpreter, which loaders' threads need too, and small inputs would ask for as many pictures as Python can launch steps for.
+    """
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = torchvision.models.resnet18(num_classes=scenes.CLASSES).to("cuda", memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, fused=True)
+        self.uncaptured = ""  # why steps are launched kernel by kernel all the same
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._input: Batch | None = None
 
     def __call__(self, batch: Batch) -> None:
+        if self.uncaptured:
+            self._step(batch)
+            return
+        if self._graph is None or self._input is None or self._input.images.shape != batch.images.shape:
+            try:
+                self._capture(batch)
+            except RuntimeError as error:
+                self.uncaptured = next(iter(str(error).splitlines()), "no reason given")
+            return
+        self._input.images.copy_(batch.images)
+        self._input.labels.copy_(batch.labels)
+        self._graph.replay()
+
+    def _capture(self, batch: Batch) -> None:
+        """Three real steps on a copy of the batch, which choose algorithms and fill the optimizer's state; then record one."""
+        self._graph, self._input = None, Batch(batch.images.clone(), batch.labels.clone())
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._step(self._input)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._step(self._input)
+        self._graph = graph
+
+    def _step(self, batch: Batch) -> None:
         with torch.autocast("cuda", torch.bfloat16):
             loss = nn.functional.cross_entropy(self.model(batch.images), batch.labels)
         loss.backward()
@@ -64,6 +99,13 @@ class Resident:
 
         return cls([Batch(images(), torch.randint(scenes.CLASSES, (batch,), generator=random, device=device))
                     for _ in range(RESIDENT_BATCHES)])
+
+    @classmethod
+    def of(cls, loader: Loader) -> Resident:
+        """Copies of the next batches of another loader: the same kind of pictures, for a GPU's power, and with it its clock, depends on
+        what it computes with."""
+        taken = (loader.next() for _ in range(RESIDENT_BATCHES))
+        return cls([Batch(batch.images.clone(), batch.labels.clone()) for batch in taken])
 
     def next(self) -> Batch:
         return next(self._batches)

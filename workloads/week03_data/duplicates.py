@@ -92,9 +92,9 @@ def find_pictures(thumbnails: Tensor, entries: Sequence[Entry]) -> tuple[Found, 
     return _find("image", words, entries, minhash.IMAGE_THRESHOLD, hold, images.EDITS, lambda entry: entry.edit)
 
 
-def find_captions(entries: Sequence[Entry]) -> tuple[Found, minhash.Pairs]:
+def find_captions(entries: Sequence[Entry], device: str) -> tuple[Found, minhash.Pairs]:
     """Near-duplicates among captions."""
-    words = minhash.text_shingles([entry.caption for entry in entries])
+    words = minhash.text_shingles([entry.caption for entry in entries]).to(device)
 
     def hold(sketches: Tensor, pairs: minhash.Pairs) -> minhash.Pairs:
         return minhash.alike(sketches, pairs, minhash.TEXT_THRESHOLD)

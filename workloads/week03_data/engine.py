@@ -14,7 +14,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ from workloads.week03_data.consumer import dtype_of
 from workloads.week03_data.loaders import PREFETCH, Raw, stop
 from workloads.week03_data.timeline import Batch
 
-SLOTS = 3  # one in use, one ready, one being filled
+SLOTS = 4  # one in use, two ready, one being filled
 REMEMBERED = 2000  # batches whose decoding was timed and not yet asked for
 # One thread compiles at a time: torch's flag that it is tracing is the process's own up to 2.11, and another engine's thread that
 # calls what is compiled then fails. A call only launches, so holding this costs microseconds.
@@ -211,9 +211,9 @@ class Ring:
             filled, read = (torch.cuda.Event(), torch.cuda.Event()) if stage.device == "cuda" else (None, None)
             self._free.put(Slot(Batch(images, labels), filled, read))
         stage.adopt()
-        batches = iter(data)  # starts its workers: here, before there is a thread
+        self._batches = iter(data)  # forks its workers
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ring")
-        self._produced = self._pool.submit(self._produce, batches)
+        self._produced: Future[None] | None = None  # from the first call of `next` on: until then other loaders may fork, too
 
     def _produce(self, batches: Iterator[Raw]) -> None:
         for raw in itertools.takewhile(lambda _: not self._closing.is_set(), batches):
@@ -229,6 +229,8 @@ class Ring:
 
     def next(self) -> Batch:
         self._give_back()
+        if self._produced is None:
+            self._produced = self._pool.submit(self._produce, self._batches)
         while True:
             try:
                 slot = self._ready.get(timeout=LOOK_S)
@@ -258,7 +260,7 @@ class Ring:
     def close(self) -> None:
         self._closing.set()
         self._give_back()
-        while not self._produced.done():  # it may wait for a free buffer
+        while self._produced and not self._produced.done():  # it may wait for a free buffer
             with contextlib.suppress(queue.Empty):
                 self._free.put(self._ready.get(timeout=0.05))
         self._pool.shutdown()

@@ -43,8 +43,12 @@ class Rung:
 
 @dataclass(slots=True)
 class Story:
-    """All of a run before it is put into words. `blocks` holds the judged arms' blocks of steps, `usage` what NVML showed during the
-    ring's; `errors` mean differences in levels, picture by picture; `decoders` milliseconds a batch, sample by sample."""
+    """All of a run before it is put into words.
+
+    `blocks` holds the judged arms' blocks of steps, `beside` those of the rounds with the peer and the best host loader; `usage` is
+    what NVML showed during the ring's judged ones; `engine` the decoder that the ring uses; `errors` mean differences in levels,
+    picture by picture; `decoders` milliseconds a batch, sample by sample; `parts` the seconds that each part of the run took.
+    """
 
     device: str
     batch: int
@@ -55,8 +59,11 @@ class Story:
     shards_mb: float = 0.0
     median_kb: float = 0.0
     rungs: list[Rung] = field(default_factory=list)
-    blocks: Mapping[str, Sequence[Sequence[Step]]] = field(default_factory=dict)
+    blocks: Mapping[str, list[Sequence[Step]]] = field(default_factory=dict)
+    beside: Mapping[str, list[Sequence[Step]]] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    engine: str = TORCHVISION
+    parts: list[tuple[str, float]] = field(default_factory=list)
     errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
     decoders: Mapping[str, Sequence[float]] = field(default_factory=dict)
     decoder_batch: int = 0
@@ -64,14 +71,14 @@ class Story:
     duplicates: Report | None = None
     notes: list[str] = field(default_factory=list)
 
-    def block_ms(self, arm: str) -> list[float]:
-        """Milliseconds a step, block by block."""
-        return [kept(wall_ms(block) / len(block)) for block in self.blocks.get(arm, ())]
-
     def over(self, baseline: str, arm: str) -> Estimate | None:
-        """How much faster `arm` trains than `baseline`, by blocks that took turns; None where either has too few."""
-        one, other = self.block_ms(baseline), self.block_ms(arm)
-        return measure.ratio(one, other) if min(len(one), len(other)) >= FEWEST_BLOCKS else None
+        """How much faster `arm` trains than `baseline`, by blocks that took turns, in the judged rounds where both took part in them;
+        None where there are too few."""
+        for rounds in (self.blocks, self.beside):
+            one, other = ([kept(wall_ms(block) / len(block)) for block in rounds.get(name, ())] for name in (baseline, arm))
+            if (whole := min(len(one), len(other))) >= FEWEST_BLOCKS:  # one may have broken in the midst of a round
+                return measure.ratio(one[:whole], other[:whole])
+        return None
 
     @property
     def best_host(self) -> str:
@@ -80,8 +87,12 @@ class Story:
         return max(rates, key=rates.__getitem__, default=HOST)
 
     def tracks(self) -> dict[str, Track]:
-        return {rung.name: Track(TITLES[rung.name], rung.steps, rung.decode_rates, rate(rung.steps, self.batch))
-                for rung in self.rungs if rung.steps}
+        """What the page shows: every rung, and the ring's judged blocks where there was no time for its rung."""
+        shown = {rung.name: Track(TITLES[rung.name], rung.steps, rung.decode_rates, rate(rung.steps, self.batch))
+                 for rung in self.rungs if rung.steps}
+        if RING not in shown and (steps := [step for block in self.blocks.get(RING, ()) for step in block]):
+            shown[RING] = Track(TITLES[RING], steps, (), rate(steps, self.batch))
+        return shown
 
 
 def kept(value: float) -> float:
@@ -115,8 +126,9 @@ def observed(story: Story) -> Observed:
     idle = [kept(idle_percent(block)) for block in story.blocks.get(RING, ())]
     add(IDLE, measure.mean(idle) if len(idle) >= FEWEST_BLOCKS else None, short, where)
     add(BUSY, measure.mean(story.usage.gpu) if len(story.usage.gpu) > 1 else None, story.usage.unseen or "NVML gave no samples", where)
-    ours = story.errors.get(TORCHVISION, ())
-    add(DECODED, measure.exact(kept(max(ours))) if ours else None, "no decoded picture was compared", f"{len(ours)} pictures")
+    ours = story.errors.get(story.engine, ())
+    add(DECODED, measure.exact(kept(max(ours))) if ours else None, "no decoded picture was compared",
+        f"{len(ours)} pictures, {DECODERS[story.engine]}")
     report = story.duplicates
     image = next((found for found in report.found if found.of == "image"), None) if report else None
     none = "duplicates were not looked for"
@@ -152,7 +164,9 @@ def _beside(story: Story, where: str) -> Iterator[Metric]:
         yield Metric("decode_over_nvimagecodec", "decoding alone, torchvision over nvImageCodec", "x", "higher",
                      measure.ratio(story.decoders[PEER], story.decoders[TORCHVISION]), f"batch {story.decoder_batch}")
     for name, wrong, rounds in story.canary:
-        yield Metric(f"canary_{name}", f"rounds in which {name} decoding overwrote queued work", "", "lower", measure.share(wrong, rounds))
+        if rounds:
+            yield Metric(f"canary_{name}", f"rounds in which {name} decoding overwrote queued work", "", "lower",
+                         measure.share(wrong, rounds))
     if report := story.duplicates:
         yield Metric("minhash_speedup", "our MinHash over datasketch, from the same hashes", "x", "higher", report.speedup,
                      "on the GPU" if story.device == "cuda" else "on the CPU")
@@ -202,6 +216,8 @@ def _tables(story: Story) -> Iterator[Table]:
         Column("call"), Column("corrupted", "count"), Column("rounds", "count")), tuple(story.canary))
     if report := story.duplicates:
         yield from _duplicate_tables(report)
+    yield Table("parts", "Where the time of this run went", (Column("part"), Column("time", "s")),
+                tuple((title, kept(seconds)) for title, seconds in story.parts), Chart("bars", x="part", y="time"))
 
 
 def _ladder_row(story: Story, rung: Rung) -> tuple[Cell, ...]:
@@ -251,9 +267,10 @@ def _notes(story: Story) -> Iterator[str]:
 
 
 def every_step(story: Story) -> bytes:
-    """Every step of every loader, and of the judged blocks, as a list in gzipped JSON."""
-    steps = [{"loader": rung.name, "block": None, "step": at, **asdict(step)}
+    """Every step of every loader, and of the blocks that took turns, as a list in gzipped JSON."""
+    steps = [{"loader": rung.name, "part": "ladder", "block": None, "step": at, **asdict(step)}
              for rung in story.rungs for at, step in enumerate(rung.steps)]
-    steps += [{"loader": arm, "block": number, "step": at, **asdict(step)}
-              for arm, blocks in story.blocks.items() for number, block in enumerate(blocks) for at, step in enumerate(block)]
+    steps += [{"loader": arm, "part": part, "block": number, "step": at, **asdict(step)}
+              for part, rounds in (("judged", story.blocks), ("beside", story.beside))
+              for arm, blocks in rounds.items() for number, block in enumerate(blocks) for at, step in enumerate(block)]
     return gzip.compress(json.dumps(steps).encode(), mtime=0)

@@ -30,7 +30,7 @@ CAPTION_EDITS = ("same", "recased", "one word changed", "reordered")
 QUALITY = 90
 GRAIN = (0.03, 0.065)  # standard deviation of the grain, as a share of white
 COLOUR_GRAIN = 0.3  # of the grain: a camera smooths colour more than brightness
-AT_ONCE = 32  # pictures rendered together: each holds a photograph of its own in float32
+AT_ONCE = 64  # pictures rendered together: each holds a photograph of its own in float32
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -111,6 +111,12 @@ def decode(jpeg: bytes) -> Pixels:
     """(H, W, 3) pixels, by PIL."""
     with Image.open(io.BytesIO(jpeg)) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def extent(jpeg: bytes) -> tuple[int, int]:
+    """Height and width, from the header alone."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return image.height, image.width
 
 
 def edited(jpeg: bytes, edit: str, random: np.random.Generator) -> bytes:

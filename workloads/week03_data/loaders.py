@@ -28,7 +28,8 @@ from workloads.week03_data.shards import Shard
 from workloads.week03_data.timeline import Batch
 
 PREFETCH = 2  # batches ready in each worker
-SHUFFLED = 2000  # samples among which WebDataset shuffles, as bytes
+SHUFFLED = 1000  # samples among which WebDataset shuffles, as bytes, in every worker
+ANSWER_S = 60.0  # without a batch for so long, workers are taken for dead: an error that can be told, where waiting on would lose the run
 
 HostDecoder = Literal["pil", "turbo"]
 Cropped = tuple[npt.NDArray[np.uint8], int]
@@ -45,6 +46,10 @@ class Raw:
 
     def jpegs(self) -> tuple[Tensor, ...]:
         return self.joined.split(self.lengths.tolist())
+
+    def pin_memory(self) -> Raw:
+        """In page-locked memory; DataLoader's own thread calls it, so whoever decodes need not first fault in a worker's pages."""
+        return Raw(*(held.pin_memory() for held in (self.joined, self.lengths, self.labels)))
 
 
 def crop(jpeg: bytes, decoder: HostDecoder, size: int, random: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -107,14 +112,15 @@ def stream(shards: Sequence[Shard], seed: int) -> wds.WebDataset:
                           empty_check=False).repeat().shuffle(SHUFFLED, initial=SHUFFLED // 8, rng=shard_order.Random(seed))
 
 
-def raw_batches(shards: Sequence[Shard], batch: int, workers: int, seed: int) -> DataLoader[Raw]:
-    """WebDataset's bytes in batches, read by workers."""
-    return _loader(stream(shards, seed).batched(batch, collation_fn=gather, partial=False), workers, batch_size=None)
+def raw_batches(shards: Sequence[Shard], batch: int, workers: int, seed: int, device: str = "cpu") -> DataLoader[Raw]:
+    """WebDataset's bytes in batches, read by workers, page-locked where a GPU decodes them."""
+    return _loader(stream(shards, seed).batched(batch, collation_fn=gather, partial=False), workers, batch_size=None,
+                   pin_memory=device == "cuda")
 
 
 def _loader(data: Any, workers: int, **options: Any) -> DataLoader[Any]:
     if workers:
-        options |= {"prefetch_factor": PREFETCH, "persistent_workers": True}
+        options |= {"prefetch_factor": PREFETCH, "persistent_workers": True, "timeout": ANSWER_S}
     return DataLoader(data, num_workers=workers, worker_init_fn=_one_thread, **options)
 
 
@@ -127,7 +133,7 @@ class HostLoader:
 
     def __init__(self, data: DataLoader[tuple[Tensor, Tensor]], device: str) -> None:
         self._data, self._device = data, device
-        self._batches = self._over_and_over()
+        self._batches = self._over_and_over(iter(data))  # its workers are forked here, not at the first batch, when threads may run
         self.ahead = data.num_workers * PREFETCH
 
     @classmethod
@@ -144,7 +150,8 @@ class HostLoader:
         batches = samples.batched(batch, collation_fn=stack, partial=False)
         return cls(_loader(batches, workers, batch_size=None, pin_memory=device == "cuda"), device)
 
-    def _over_and_over(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _over_and_over(self, first: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from first
         while True:
             yield from self._data
 

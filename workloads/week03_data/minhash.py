@@ -7,6 +7,7 @@ Rajaraman and Ullman, Mining of Massive Datasets, 3.4). Signatures here are thos
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
@@ -134,7 +135,8 @@ def alike(marks: Tensor, pairs: Pairs, threshold: float) -> Pairs:
     """
     if not pairs:
         return set()
-    both = torch.tensor(sorted(pairs), device=marks.device)
+    flat = np.fromiter(itertools.chain.from_iterable(pairs), np.int64, 2 * len(pairs))  # there are millions
+    both = torch.from_numpy(flat).view(-1, 2).to(marks.device)
 
     def agreement(viewed: Tensor, plain: Tensor) -> Tensor:
         return (marks[viewed] == marks[plain, :1]).float().mean(-1).amax(1)

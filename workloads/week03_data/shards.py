@@ -31,6 +31,7 @@ DUPLICATES = 0.12  # of a shard's pictures
 RESERVE = 1.2  # free space asked for, as a multiple of what the shards are expected to need
 PICTURE_BYTES = 110_000
 BAR = 30
+MAKERS = 3  # shards made at a time: one is drawn while others are encoded and stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,13 @@ def write(folder: Path, plan: Plan, device: str, progress: Callable[[str], None]
     if found:
         progress(f"{len(found)} of {plan.shards} shards are there, with the right checksums")
     photos = images.photographs(plan.photo_side, device)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number in sorted(set(range(plan.shards)) - set(found)):
-            found[number] = _store(folder, plan, number, _pictures(plan, number, photos, pool))
+    missing = sorted(set(range(plan.shards)) - set(found))
+    with ThreadPoolExecutor(os.cpu_count()) as pool, ThreadPoolExecutor(MAKERS) as makers:
+        def make(number: int) -> Shard:
+            return _store(folder, plan, number, _pictures(plan, number, photos, pool))
+
+        for number, shard in zip(missing, makers.map(make, missing), strict=True):
+            found[number] = shard
             done = len(found)
             size = sum(entry.size for shard in found.values() for entry in shard.entries)
             filled = BAR * done // plan.shards
@@ -109,12 +114,13 @@ def _pictures(plan: Plan, number: int, photos: Tensor, pool: ThreadPoolExecutor)
     random = np.random.default_rng((plan.seed, number))
     count = plan.a_shard - plan.duplicates
     upright = count // 4  # a quarter is portrait, as in a camera's folder
-    made: list[tuple[bytes, int, int, int, int]] = []
+    parts = []
     for some, height, width, part in ((count - upright, plan.height, plan.width, 0), (upright, plan.width, plan.height, 1)):
         seed = (plan.seed * 1000 + number) * 100_000 + part * 50_000
         pixels, labels, behind = images.originals(some, height, width, seed, photos)
-        jpegs = pool.map(images.encode, (p.numpy() for p in pixels))
-        made += [(jpeg, label, photo, height, width) for jpeg, label, photo in zip(jpegs, labels, behind, strict=True)]
+        parts.append((pool.map(images.encode, (p.numpy() for p in pixels)), labels, behind, height, width))
+    made = [(jpeg, label, photo, height, width) for jpegs, labels, behind, height, width in parts
+            for jpeg, label, photo in zip(jpegs, labels, behind, strict=True)]
     keys = [f"{number:05d}{place:05d}" for place in random.permutation(plan.a_shard)]
     pictures = [Picture(key, jpeg, label, images.caption(label, photo, random), height, width)
                 for key, (jpeg, label, photo, height, width) in zip(keys, made, strict=False)]
@@ -124,7 +130,7 @@ def _pictures(plan: Plan, number: int, photos: Tensor, pool: ThreadPoolExecutor)
     draws = random.spawn(plan.duplicates)
     copies = pool.map(images.edited, (source.jpeg for source in sources), kinds, draws)
     for i, (key, source, kind, jpeg) in enumerate(zip(keys[count:], sources, kinds, copies, strict=True)):
-        height, width = images.decode(jpeg).shape[:2]
+        height, width = images.extent(jpeg)
         words = images.CAPTION_EDITS[i % len(images.CAPTION_EDITS)]
         pictures.append(Picture(key, jpeg, source.label, images.recaptioned(source.caption, words, random), height, width,
                                 source.key, kind, words))
