@@ -266,6 +266,8 @@ def _installed(package: str, folder: str) -> tuple[str, Path]:
 # ---------------------------------------------------------------------------------------------------- pass keys
 
 KEY_DIGITS = 5
+KEY_PARTS = 16  # a training row holds at most so many keys
+KEY_ROOM = 64  # tokens for one of them, at least
 
 
 def key_sentence(key: str) -> list[int]:
@@ -289,12 +291,18 @@ def plant_key(row: npt.NDArray[np.int64], key: str, depth: float) -> None:
 
 
 def with_keys(batches: Iterable[npt.NDArray[np.int64]], share: float, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """`batches`, a `share` of their rows with a key told somewhere and asked for at the end: the skill is taught at the
-    training length, so that a test beyond it shows what the positions do, and not whether so small a model learnt to copy."""
+    """`batches`, a `share` of their rows with keys told and asked for: the skill is taught at the training length, so that a test
+    beyond it shows what the positions do, and not whether so small a model learnt to copy.
+
+    Such a row is one part, or 2, 4, ... up to `KEY_PARTS` equal ones, each with its own key at any depth and its question at the
+    end. Five digits in a row of thousands are too faint a signal to learn from in minutes; near keys are learnt first, and far ones
+    follow from them."""
     draw = np.random.default_rng([seed, 1])
     for batch in batches:
+        most = max(1, min(KEY_PARTS, batch.shape[1] // KEY_ROOM))
         for row in np.flatnonzero(draw.random(len(batch)) < share):
-            plant_key(batch[row], random_key(draw), float(draw.random()))
+            for part in np.array_split(batch[row], 2 ** int(draw.integers(most.bit_length()))):  # views
+                plant_key(part, random_key(draw), float(draw.random()))
         yield batch
 
 
