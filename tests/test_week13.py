@@ -248,6 +248,7 @@ def laboratory(tmp_path: Path, left_s: float, said: list[str] | None = None) -> 
     made.ctx = Context(tmp_path, "cpu", smoke=True, progress=(said if said is not None else []).append)
     made.sizes, made.config, made.rows, made.length = run.SMOKE_SIZES, TINY, rows(1, 9), 8
     made.began = time.monotonic() - made.sizes.end_s + left_s
+    made.tuner, made.no_tuner = None, "out of memory"
     made.trainers, made.trained, made.weights, made.took, made.pace = {}, {}, {}, {}, {}
     return made
 
@@ -271,6 +272,16 @@ def test_every_method_says_that_no_time_was_left(tmp_path: Path) -> None:
     assert {m.why for m in methods} == {"no time left"} and len(methods) == 12
     assert torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision("highest")
+
+
+def test_without_a_tuner_each_fine_tuning_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    lab = laboratory(tmp_path, left_s=100.0, said=said)
+    lab.trained, lab.weights = {"rope": Trained(COURSE)}, {"rope": {}}
+    monkeypatch.setattr(lab, "_trainer", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    lab._prepare_tuning()
+    assert {lab._fine_tune(*m).why for m in run.FINE_TUNED} == {"out of memory"}
+    assert said == ["fine-tuning could not run: OutOfMemoryError: CUDA out of memory"]
 
 
 @pytest.mark.parametrize(("left_s", "expected"), [(600.0, 260), (400.0, 195), (10.0, 45)])

@@ -124,6 +124,7 @@ class Laboratory:
         self.notes: list[str] = []
         self.trainers: dict[PositionKind, Trainer] = {}
         self.tuner: Trainer | None = None
+        self.no_tuner = ""  # why there is none
         self.pace: dict[str, float] = {}  # seconds a step
         self.trained: dict[str, Trained] = {}
         self.took: dict[str, float] = {}  # seconds, by sort of work
@@ -137,6 +138,7 @@ class Laboratory:
                 self._prepare(kind)
             steps = self._steps()
             self._train("rope", steps)
+            self._prepare_tuning()
             (name, position), *others = FINE_TUNED
             tuned = [self._fine_tune(name, position)]
             for kind in TRAINED[1:]:
@@ -286,6 +288,18 @@ class Laboratory:
         asked = self._timely("zero-shot", lambda: self._ask(method, self._reading(weights), position, self.sizes.keys))
         return asked or replace(method, why=NO_TIME)
 
+    def _prepare_tuning(self) -> None:
+        """A compiled trainer for the long length, and its pace."""
+        position = lm.stretched(self.config, "yarn", self.length)
+        try:
+            tuner = self._trainer(self.config, position, self.length)
+            course = tuner.train(self._batches(self.length, 99), Recipe(8, self.sizes.tune_rate))
+        except RuntimeError as error:
+            self.no_tuner = self._excuse("fine-tuning", error)
+            return
+        self.tuner, self.pace["tuning"] = tuner, course.seconds / course.timed
+        self.ctx.progress(f"fine-tuning: {1000 * self.pace['tuning']:.1f} ms a step of {course.tokens:,} tokens")
+
     def _fine_tune(self, name: str, kind: PositionKind) -> Method:
         """A short training at the long length from RoPE's weights, and its answers; one network and one compiled block for all."""
         method = Method(name, kind, "rope")
@@ -293,15 +307,12 @@ class Laboratory:
             replace(method, why=NO_TIME)
 
     def _tuned(self, method: Method, position: Position) -> Method:
-        sizes, judged = self.sizes, method.name == JUDGED
-        base = self.trained["rope"].course
+        sizes, judged, tuner, base = self.sizes, method.name == JUDGED, self.tuner, self.trained["rope"].course
         assert base is not None, "RoPE is trained, or the run has failed"
+        if tuner is None:
+            return replace(method, why=self.no_tuner)
+        pace = self.pace["tuning"]
         try:
-            if self.tuner is None:
-                tuner = self._trainer(self.config, position, self.length)
-                course = tuner.train(self._batches(self.length, 99), Recipe(8, sizes.tune_rate))
-                self.tuner, self.pace["tuning"] = tuner, course.seconds / course.timed
-            tuner, pace = self.tuner, self.pace["tuning"]
             most = min(sizes.most_steps, max(4, round(TUNE_SHARE * len(base.losses))))
             steps = steps_within(sizes.tune_s, [pace] * len(FINE_TUNED), most)
             tuner.model.load_state_dict(self.weights["rope"])
