@@ -213,3 +213,15 @@ def test_a_rows_keys_stand_in_equal_parts_each_with_its_own_question(length: int
 def test_keys_repeat_with_their_seed() -> None:
     one, again, other = (next(corpus.with_keys(iter([np.full((8, 300), 5)]), 1.0, seed)) for seed in (1, 1, 2))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_an_eighth_of_a_row_is_said_once_more() -> None:
+    rows = np.arange(161)[None] + 1000 * np.arange(400)[:, None]
+    (batch,) = corpus.with_repeats(iter([rows.copy()]), 0.5, seed=1)
+    changed = (batch != rows).any(axis=1)
+    assert 0.4 < changed.mean() < 0.6
+    for row, plain in zip(batch[changed], rows[changed], strict=True):
+        (places,) = np.nonzero(row != plain)
+        assert len(places) == 20 and places[-1] - places[0] == 19, "one stretch, not over its own source"
+        source = row[places] - plain[0]
+        assert source[-1] < places[0] and np.array_equal(np.diff(source), np.ones(19))

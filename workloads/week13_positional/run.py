@@ -47,6 +47,7 @@ FINE_TUNED: tuple[tuple[str, PositionKind], ...] = (  # the judged one and its n
     (JUDGED, "yarn"), (AGAIN, "yarn"), ("PI fine-tuned", "pi"), ("NTK-aware fine-tuned", "ntk"), ("RoPE fine-tuned", "rope"))
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 KEY_SHARE = 1 / 2  # rows of training batches that hold pass keys
+REPEAT_SHARE = 1 / 2  # and rows that say an eighth of themselves twice
 JUDGED_KEYS = 4  # times as many trials for the judged method: its share is held to a bound by the low end of its interval
 RIVAL_SHARE = 1 / 2  # steps of ALiBi's and NoPE's training, of RoPE's
 TUNE_SHARE = 0.08  # fine-tuning steps, of the training's
@@ -158,6 +159,7 @@ class Laboratory:
             "Trained on, in tokens: " + ", ".join(
                 f"{kind} {len(found.course.losses) * found.course.tokens / 1e6:.1f}M" for kind, found in trained.items() if found.course),
             "The rivals saw the first half of RoPE's batches: compare them by their ratios, each to its own window, and not by bits a byte",
+            f"{REPEAT_SHARE:.0%} of the training rows say an eighth of themselves twice; held-out text is as it was written",
             f"{KEY_SHARE:.0%} of the training rows hold pass keys within their own length: the skill is taught at "
             f"{config.trained_length:,} tokens, its longer reach by fine-tuning alone",
             f"The baseline slides a window of {config.trained_length:,} by {self.sizes.stride}; a method is compared with that of its own "
@@ -244,7 +246,7 @@ class Laboratory:
         config = self.config
         rows = max(1, self.sizes.batch * config.trained_length // length)
         windows = self.text.windows(length, rows, seed, whole=length > config.trained_length)
-        return corpus.with_keys(windows, KEY_SHARE, seed)
+        return corpus.with_keys(corpus.with_repeats(windows, REPEAT_SHARE, seed), KEY_SHARE, seed)
 
     def _baseline(self, kind: PositionKind, course: Course) -> Trained:
         """What these weights score without ever leaving the trained length, and how long they take over a long prompt."""
