@@ -189,3 +189,39 @@ def test_keys_go_into_a_share_of_the_rows() -> None:
     batches = list(corpus.with_keys(rows, 0.1, seed=3))
     told = np.concatenate([(batch != 5).any(axis=1) for batch in batches])
     assert 0.06 < told.mean() < 0.14
+
+
+@pytest.mark.parametrize(("length", "most"), [(120, 1), (129, 2), (1025, 16), (4097, 16)])
+def test_a_rows_keys_stand_in_equal_parts_each_with_its_own_question(length: int, most: int) -> None:
+    (batch,) = corpus.with_keys(iter([np.full((200, length), 5)]), 1.0, seed=4)
+    head = corpus.key_question("0" * 5)[:-corpus.KEY_DIGITS]
+    counts = set()
+    for row in batch.tolist():
+        told = corpus.key_sentence("0" * 5)
+        mark, digits = told[:told.index(corpus.encode("0")[0])], corpus.KEY_DIGITS
+
+        def after(words: list[int], row: list[int] = row, digits: int = digits) -> list[tuple[int, list[int]]]:
+            return [(i, row[i + len(words):i + len(words) + digits]) for i in range(length) if row[i:i + len(words)] == words]
+
+        keys, answers = after(mark), after(head)
+        assert [key for _, key in keys] == [answer for _, answer in answers], "each question is of the key told last"
+        assert all(k < a for (k, _), (a, _) in zip(keys, answers, strict=True))
+        counts.add(len(keys))
+    assert counts == {n for n in (1, 2, 4, 8, 16) if n <= most}
+
+
+def test_keys_repeat_with_their_seed() -> None:
+    one, again, other = (next(corpus.with_keys(iter([np.full((8, 300), 5)]), 1.0, seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_an_eighth_of_a_row_is_said_once_more() -> None:
+    rows = np.arange(161)[None] + 1000 * np.arange(400)[:, None]
+    (batch,) = corpus.with_repeats(iter([rows.copy()]), 0.5, seed=1)
+    changed = (batch != rows).any(axis=1)
+    assert 0.4 < changed.mean() < 0.6
+    for row, plain in zip(batch[changed], rows[changed], strict=True):
+        (places,) = np.nonzero(row != plain)
+        assert len(places) == 20 and places[-1] - places[0] == 19, "one stretch, not over its own source"
+        source = row[places] - plain[0]
+        assert source[-1] < places[0] and np.array_equal(np.diff(source), np.ones(19))

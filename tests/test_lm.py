@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -114,12 +114,20 @@ def test_slopes_are_those_of_transformers_bloom(heads: int) -> None:
     torch.testing.assert_close(lm.alibi_slopes(heads), bias[:, 0, 1])
 
 
+@pytest.mark.parametrize("length", [40, 128, 256, 300, 1024])
+def test_a_causal_mask_is_torchs_own_without_the_square(length: int) -> None:
+    expected, found = create_block_mask(lm._causal, None, None, length, length, device="cpu"), lm.causal_mask(length, "cpu")
+    for ours, torchs in zip(found.as_tuple(), expected.as_tuple(), strict=True):
+        assert torch.equal(ours, torchs) if isinstance(torchs, Tensor) else ours == torchs
+    assert found.BLOCK_SIZE == expected.BLOCK_SIZE
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_alibi_by_flex_attention_is_alibi_by_a_bias() -> None:
     q, k, v = (torch.randn(2, 6, 40, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
     slopes = lm.alibi_slopes(6)
     plain = lm.attend(q, k, v, lm.Places(slopes=slopes))
-    mask = lm.create_block_mask(lm._causal, None, None, 40, 40, device="cpu")
+    mask = lm.causal_mask(40, "cpu")
     lm_flex, lm._compiled_flex = lm._compiled_flex, lambda: flex_attention
     try:
         flexed = lm.attend(q, k, v, lm.Places(slopes=slopes, mask=mask))
@@ -152,7 +160,7 @@ def test_one_compiled_kernel_serves_every_call_with_alibi(monkeypatch: pytest.Mo
     q, k, v = (torch.randn(1, 4, 128, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
     for _ in range(3):
         slopes = lm.alibi_slopes(4)
-        mask = lm.create_block_mask(lm._causal, None, None, 128, 128, device="cpu")
+        mask = lm.causal_mask(128, "cpu")
         out = lm.attend(q, k, v, lm.Places(slopes=slopes, mask=mask))
     torch.testing.assert_close(out, lm.attend(q, k, v, lm.Places(slopes=slopes)), atol=2e-6, rtol=1e-5)
     assert counter.frame_count == 1

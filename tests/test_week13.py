@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workloads import corpus, lm, measure
+from workloads import corpus, lm, measure, training
 from workloads.lm import Config, Decoder, Places, Position
 from workloads.spec import Context, Metric, check_kept, discover
 from workloads.training import Course
@@ -241,12 +242,71 @@ def test_the_ablation_is_a_file_with_names_and_gaps() -> None:
     assert rows[1]["ratio (x)"] is None and rows[1]["check"] == "no time left"
 
 
-def test_exactness_ends_with_the_time(tmp_path: Path) -> None:
-    laboratory = object.__new__(run.Laboratory)
-    laboratory.ctx, laboratory.began = Context(tmp_path, "cpu", smoke=True), -1e9
-    laboratory.sizes, laboratory.rows, laboratory.length = run.SMOKE_SIZES, rows(1, 9), 8
-    found = laboratory._exactness({})
+def laboratory(tmp_path: Path, left_s: float, said: list[str] | None = None) -> run.Laboratory:
+    """One with so many seconds left, and nothing read or trained yet."""
+    made = object.__new__(run.Laboratory)
+    made.ctx = Context(tmp_path, "cpu", smoke=True, progress=(said if said is not None else []).append)
+    made.sizes, made.config, made.rows, made.length = run.SMOKE_SIZES, TINY, rows(1, 9), 8
+    made.began = time.monotonic() - made.sizes.end_s + left_s
+    made.tuner, made.no_tuner = None, "out of memory"
+    made.trainers, made.trained, made.weights, made.took, made.pace = {}, {}, {}, {}, {}
+    return made
+
+
+def test_what_would_take_longer_than_is_left_is_not_begun(tmp_path: Path) -> None:
+    lab = laboratory(tmp_path, left_s=100.0)
+    assert lab._timely("decoding", lambda: "first") == "first" and lab.took["decoding"] < 1
+    lab.took["decoding"] = 200.0
+    assert lab._timely("decoding", lambda: pytest.fail("it was begun")) is None
+    assert lab._timely("zero-shot", lambda: "of another sort") == "of another sort"
+    assert laboratory(tmp_path, left_s=-1.0)._timely("decoding", lambda: pytest.fail("it was begun")) is None
+
+
+def test_every_method_says_that_no_time_was_left(tmp_path: Path) -> None:
+    lab = laboratory(tmp_path, left_s=-1.0)
+    lab.trained = {kind: Trained(COURSE) for kind in run.TRAINED}
+    lab.weights = {name: {} for name in (*run.TRAINED, JUDGED)}
+    found = lab._exactness()
     assert {(e.seen, e.why) for e in found} == {(None, "no time left")} and len(found) == len(run.ZERO_SHOT) + 2
+    methods = [lab._zero_shot(*m) for m in run.ZERO_SHOT] + [lab._fine_tune(*m) for m in run.FINE_TUNED]
+    assert {m.why for m in methods} == {"no time left"} and len(methods) == 12
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_without_a_tuner_each_fine_tuning_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    lab = laboratory(tmp_path, left_s=100.0, said=said)
+    lab.trained, lab.weights = {"rope": Trained(COURSE)}, {"rope": {}}
+    monkeypatch.setattr(lab, "_trainer", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+    lab._prepare_tuning()
+    assert {lab._fine_tune(*m).why for m in run.FINE_TUNED} == {"out of memory"}
+    assert said == ["fine-tuning could not run: OutOfMemoryError: CUDA out of memory"]
+
+
+@pytest.mark.parametrize(("left_s", "expected"), [(600.0, 260), (400.0, 195), (10.0, 45)])
+def test_the_trainings_get_the_time_that_the_rest_leaves(tmp_path: Path, left_s: float, expected: int) -> None:
+    lab = laboratory(tmp_path, left_s)
+    lab.sizes = run.FULL_SIZES
+    lab.began = time.monotonic() - lab.sizes.end_s + left_s
+    lab.pace = {"rope": 0.2, "alibi": 0.5, "none": 0.3}
+    steps = lab._steps()
+    assert 0.2 * steps + 0.8 * run._share_of(steps) == pytest.approx(expected, abs=1.5)
+
+
+def test_a_rival_that_could_not_finish_is_not_begun(tmp_path: Path) -> None:
+    lab = laboratory(tmp_path, left_s=100.0)
+    lab.trainers, lab.pace = {"alibi": object.__new__(training.Trainer)}, {"alibi": 1.0}
+    lab._train("alibi", steps=90)
+    assert lab.trained["alibi"].why == "no time left" and not lab.trainers
+    lab._train("none", steps=90)  # it had no trainer, for a reason given before
+    assert "none" not in lab.trained
+
+
+def test_the_shapes_that_meet_a_compiler_are_few() -> None:
+    """A last batch of fewer keys would be one more kernel for ALiBi."""
+    sizes = run.FULL_SIZES
+    assert len(sizes.key_lengths) * len(run.DEPTHS) * sizes.keys % sizes.at_once == 0
 
 
 @pytest.mark.slow

@@ -263,9 +263,11 @@ def _installed(package: str, folder: str) -> tuple[str, Path]:
     return importlib.metadata.version(package), Path(places[0])
 
 
-# ---------------------------------------------------------------------------------------------------- pass keys
+# ---------------------------------------------------------------------------------------------------- repeats and pass keys
 
 KEY_DIGITS = 5
+KEY_PARTS = 16  # a training row holds at most so many keys
+KEY_ROOM = 64  # tokens for one of them, at least
 
 
 def key_sentence(key: str) -> list[int]:
@@ -289,12 +291,32 @@ def plant_key(row: npt.NDArray[np.int64], key: str, depth: float) -> None:
 
 
 def with_keys(batches: Iterable[npt.NDArray[np.int64]], share: float, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """`batches`, a `share` of their rows with a key told somewhere and asked for at the end: the skill is taught at the
-    training length, so that a test beyond it shows what the positions do, and not whether so small a model learnt to copy."""
+    """`batches`, a `share` of their rows with keys told and asked for: the skill is taught at the training length, so that a test
+    beyond it shows what the positions do, and not whether so small a model learnt to copy.
+
+    Such a row is one part, or 2, 4, ... up to `KEY_PARTS` equal ones, each with its own key at any depth and its question at the
+    end. Five digits in a row of thousands are too faint a signal to learn from in minutes; near keys are learnt first, and far ones
+    follow from them."""
     draw = np.random.default_rng([seed, 1])
     for batch in batches:
+        most = max(1, min(KEY_PARTS, batch.shape[1] // KEY_ROOM))
         for row in np.flatnonzero(draw.random(len(batch)) < share):
-            plant_key(batch[row], random_key(draw), float(draw.random()))
+            for part in np.array_split(batch[row], 2 ** int(draw.integers(most.bit_length()))):  # views
+                plant_key(part, random_key(draw), float(draw.random()))
+        yield batch
+
+
+def with_repeats(batches: Iterable[npt.NDArray[np.int64]], share: float, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """`batches`, in a `share` of whose rows an eighth of the row is said once more, anywhere later in it. Source code repeats
+    itself, but whole stretches seldom within one window; a network that is trained for minutes learns from them to look back."""
+    draw = np.random.default_rng([seed, 2])
+    for batch in batches:
+        length = batch.shape[1]
+        stretch = length // 8
+        for row in np.flatnonzero(draw.random(len(batch)) < share):
+            first = int(draw.integers(length - 2 * stretch + 1))
+            again = int(draw.integers(first + stretch, length - stretch + 1))
+            batch[row, again:again + stretch] = batch[row, first:first + stretch]
         yield batch
 
 

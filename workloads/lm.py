@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 PositionKind = Literal["rope", "pi", "ntk", "dynamic", "yarn", "alibi", "none"]
 FeedForwardKind = Literal["gelu", "swiglu", "geglu", "relu2"]
@@ -39,6 +39,7 @@ GATED: tuple[FeedForwardKind, ...] = ("swiglu", "geglu")
 
 YARN_FAST, YARN_SLOW = 32.0, 1.0  # turns within the trained length from which on a frequency is kept, up to which it is interpolated
 EPSILON = 1e-5
+MASK_BLOCK = 128  # tokens on a side of FlexAttention's blocks, its own default
 INIT_STD = 0.02
 
 
@@ -133,12 +134,31 @@ def places(config: Config, length: int, device: str | torch.device, position: Po
         return Places()
     if position.kind == "alibi":
         on_gpu = torch.device(device).type == "cuda"
-        mask = create_block_mask(_causal, None, None, length, length, device=str(device)) if on_gpu else None
+        mask = causal_mask(length, device) if on_gpu else None
         return Places(slopes=alibi_slopes(config.heads).to(device), mask=mask)
     frequencies, factor = inverse_frequencies(position, config.head_width, config.trained_length, length)
     angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies.double())  # float32 would be 5e-4 off at 8,192
     angles = torch.cat([angles, angles], dim=1)
     return Places(cos=(angles.cos() * factor).float().to(device), sin=(angles.sin() * factor).float().to(device))
+
+
+def causal_mask(length: int, device: str | torch.device) -> BlockMask:
+    """What torch's create_block_mask makes of the causal rule, without its boolean of length x length: the blocks below the
+    diagonal are full, those on it partial, and where the last row is not a whole block, all of that row."""
+    count = -(-length // MASK_BLOCK)
+    row = torch.arange(count, device=device)
+    full = row[:, None] > row
+    partial = row[:, None] == row
+    if length % MASK_BLOCK:
+        full[-1], partial[-1] = False, True
+
+    def ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """How many of each row, and their columns, those of the mask first."""
+        return blocks.sum(1).int()[None, None], blocks.int().argsort(dim=1, descending=True, stable=True).int()[None, None]
+
+    made: BlockMask = BlockMask.from_kv_blocks(*ordered(partial), *ordered(full), BLOCK_SIZE=MASK_BLOCK, mask_mod=_causal,
+                                               seq_lengths=(length, length))
+    return made
 
 
 def _causal(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001  FlexAttention's signature
@@ -536,7 +556,7 @@ def first(at: Places, length: int) -> Places:
         return Places(cos=at.cos[:length], sin=at.sin[:length])
     if at.mask is not None:
         assert at.slopes is not None
-        return at._replace(mask=create_block_mask(_causal, None, None, length, length, device=str(at.slopes.device)))
+        return at._replace(mask=causal_mask(length, at.slopes.device))
     return at
 
 

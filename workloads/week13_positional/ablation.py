@@ -186,10 +186,11 @@ def _tables(seen: Seen) -> tuple[Table, ...]:
 
 def ablation_table(seen: Seen) -> Table:
     columns = (
-        Column("method"), Column("weights"), Column("extra tokens", "count"), Column("bits a byte, 8k"), Column("bits a byte, 2k window"),
-        Column("bits a byte, short texts"), Column("ratio", "x"), Column("low", "x"), Column("high", "x"),
-        Column("ratio, all tokens", "x"), Column("key found, at most 2x"), Column("key found, beyond 2x"), Column("train", "tok/s"),
-        Column("8k prefill", "ms"), Column("check"))
+        Column("method"), Column("weights"), Column("trained on", "count"), Column("extra tokens", "count"),
+        Column("bits a byte, 8k"), Column("bits a byte, 2k window"), Column("bits a byte, short texts"),
+        Column("ratio", "x"), Column("low", "x"), Column("high", "x"), Column("ratio, all tokens", "x"),
+        Column("key found, at most 2x"), Column("key found, beyond 2x"), Column("train", "tok/s"), Column("8k prefill", "ms"),
+        Column("check"))
     rows: list[tuple[Cell, ...]] = []
     lengths = {length for m in seen.methods for length, _ in m.keys}
     beyond = set(_beyond(seen))
@@ -198,11 +199,15 @@ def ablation_table(seen: Seen) -> Table:
         near, far = m.share_found(sorted(lengths - beyond)), m.share_found(sorted(beyond))
         course = m.tuned or base.course
         rows.append((
-            m.name, m.trained, len(m.tuned.losses) * m.tuned.tokens if m.tuned else 0, *map(_finite, map(seen.bits_a_byte, (
+            m.name, m.trained, _tokens(base.course), _tokens(m.tuned), *map(_finite, map(seen.bits_a_byte, (
                 m.loss, base.sliding, m.loss_short))), *((r.value, r.low, r.high) if r else (None, None, None)), _finite(m.ratio_all),
             near[0] / near[1] if near[1] else None, far[0] / far[1] if far[1] else None, course.tokens_per_s if course else None,
             sorted(base.prefill_ms)[len(base.prefill_ms) // 2] if base.prefill_ms else None, m.why or "done"))
     return Table("ablation", "Every method", columns, tuple(rows))
+
+
+def _tokens(course: Course | None) -> int:
+    return len(course.losses) * course.tokens if course else 0
 
 
 def as_json(table: Table) -> str:

@@ -1,9 +1,11 @@
 """Week 13's measurement: three decoders trained alike, stretched to four times their length, and read token by token.
 
-What to expect is in the package's docstring. Order: the text, the ceilings, RoPE, ALiBi and NoPE trained on the same batches
-for the same number of steps, the scalings of RoPE zero-shot, their short fine-tunings, and for each method the same three
-questions: the loss of the same target tokens as under the sliding window, pass keys, and cached against parallel decoding.
-Time budgets decide how many steps a training has. What cannot run, or does not fit in memory, is a row that says why.
+What to expect is in the package's docstring. RoPE, ALiBi and NoPE are trained on the same batches, as many as the time allows, the
+rivals on the first half of RoPE's, for all that is judged and five of the seven methods rest on RoPE's weights. Each method is asked
+the same three questions: the loss of the same target tokens as under the sliding window, pass keys, and cached against parallel
+decoding. A run that is stopped loses everything, so what is judged comes first: RoPE's training and the judged fine-tuning, then
+the rivals, all methods zero-shot, the caches, and the other fine-tunings while there is time. What cannot run, does not fit in
+memory or finds no time left is a row that says so.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -34,15 +37,24 @@ from workloads.week13_positional.ablation import (
 )
 from workloads.week13_positional.protocol import Rows, agreement, by_position, keys_found, parted, ratios, strided, trials, whole
 
+T = TypeVar("T")
+
 TRAINED: tuple[PositionKind, ...] = ("rope", "alibi", "none")
 ZERO_SHOT: tuple[tuple[str, PositionKind, PositionKind], ...] = (  # name, positions, whose weights
     (CONTROL, "rope", "rope"), ("PI", "pi", "rope"), ("NTK-aware", "ntk", "rope"), ("dynamic NTK", "dynamic", "rope"),
     ("YaRN", "yarn", "rope"), ("ALiBi", "alibi", "alibi"), ("NoPE", "none", "none"))
-FINE_TUNED: tuple[tuple[str, PositionKind], ...] = (  # the judged one and its noise first: what comes last may find no time left
+FINE_TUNED: tuple[tuple[str, PositionKind], ...] = (  # the judged one and its noise first
     (JUDGED, "yarn"), (AGAIN, "yarn"), ("PI fine-tuned", "pi"), ("NTK-aware fine-tuned", "ntk"), ("RoPE fine-tuned", "rope"))
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
-KEY_SHARE = 1 / 16  # rows of training batches that hold a pass key
+KEY_SHARE = 1 / 2  # rows of training batches that hold pass keys
+REPEAT_SHARE = 1 / 2  # and rows that say an eighth of themselves twice
+JUDGED_KEYS = 4  # times as many trials for the judged method: its share is held to a bound by the low end of its interval
+RIVAL_SHARE = 1 / 2  # steps of ALiBi's and NoPE's training, of RoPE's
 TUNE_SHARE = 0.08  # fine-tuning steps, of the training's
+PACE_STEPS = 20
+LEAST_TRAIN_S = 45.0  # however late it is
+NO_TIME = "no time left"
+LATE = 1.3  # a training may take so many times what its pace promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +67,26 @@ class Sizes:
     batch: int
     learning_rate: float
     tune_rate: float
-    train_s: float  # for all trainings together
+    train_s: float  # for all trainings together, at most
     tune_s: float  # for all fine-tunings together
     most_steps: int
     most_bytes: int | None  # of text, a package
     documents: int
     key_lengths: tuple[float, ...]  # in trained lengths
-    keys: int  # trials for each length and depth; twice as many for the judged method
+    keys: int  # trials for each length and depth, JUDGED_KEYS times as many for the judged method; together a multiple of at_once
     at_once: int  # long rows through a network at a time
-    late_s: float  # from here on, only what is judged
-    end_s: float  # and from here on nothing
+    after_s: float  # what everything after the trainings takes; half of it is what follows the last of them and is not optional
+    end_s: float  # from here on nothing is begun
 
 
-FULL_SIZES = Sizes(Config(), stretch=4, stride=256, batch=32, learning_rate=1.5e-3, tune_rate=5e-4, train_s=160.0, tune_s=60.0,
+# On an H200: about 25 ms a step of 32k tokens, so 140M tokens for RoPE. A batch of 64k would halve the steps, and steps are what
+# copying takes to be learnt.
+FULL_SIZES = Sizes(Config(), stretch=4, stride=256, batch=16, learning_rate=1e-3, tune_rate=3e-4, train_s=260.0, tune_s=75.0,
                    most_steps=6000, most_bytes=30_000_000, documents=160, key_lengths=(1.0, 1.5, 2.0, 3.0, 4.0), keys=8, at_once=8,
-                   late_s=430.0, end_s=540.0)
+                   after_s=205.0, end_s=485.0)
 SMOKE_SIZES = Sizes(Config(width=32, layers=1, heads=2, trained_length=64), stretch=4, stride=32, batch=4, learning_rate=1e-2,
                     tune_rate=3e-3, train_s=0.5, tune_s=0.5, most_steps=40, most_bytes=25_000, documents=8,
-                    key_lengths=(1.0, 3.0), keys=1, at_once=8, late_s=600.0, end_s=600.0)
+                    key_lengths=(1.0, 3.0), keys=1, at_once=8, after_s=30.0, end_s=600.0)
 
 
 def run(ctx: Context) -> Observed:
@@ -80,6 +94,11 @@ def run(ctx: Context) -> Observed:
     if ctx.batch is not None:
         sizes = replace(sizes, batch=ctx.batch)
     return Laboratory(ctx, sizes).observe()
+
+
+def _share_of(steps: int) -> int:
+    """A rival's."""
+    return max(1, round(RIVAL_SHARE * steps))
 
 
 class Laboratory:
@@ -104,16 +123,31 @@ class Laboratory:
         self.sliding: dict[str, Tensor] = {}  # nats of each target by whose weights, under the sliding window
         self.reader = Decoder(self.config).to(ctx.device).eval()  # uncompiled, since it meets many shapes; takes over others' weights
         self.notes: list[str] = []
+        self.trainers: dict[PositionKind, Trainer] = {}
+        self.tuner: Trainer | None = None
+        self.no_tuner = ""  # why there is none
+        self.pace: dict[str, float] = {}  # seconds a step
+        self.trained: dict[str, Trained] = {}
+        self.took: dict[str, float] = {}  # seconds, by sort of work
 
     def observe(self) -> Observed:
         ceilings = machine.ceilings(self.ctx.device)
         self.ctx.progress("measured ceilings: " + ", ".join(f"{m.estimate.value:.4g} {m.unit}" for m in ceilings))
         with attention_kernel(self.ctx.device, self.config, self.sizes.batch, self.ctx.progress) as kernel:
             self.notes.append(f"Attention kernel: {kernel}")
-            trained = self._train()
-            methods = [self._zero_shot(name, kind, weights, trained) for name, kind, weights in ZERO_SHOT]
-            methods += self._fine_tune(trained)
-            exactness = self._exactness(trained)
+            for kind in TRAINED:
+                self._prepare(kind)
+            steps = self._steps()
+            self._train("rope", steps)
+            self._prepare_tuning()
+            (name, position), *others = FINE_TUNED
+            tuned = [self._fine_tune(name, position)]
+            for kind in TRAINED[1:]:
+                self._train(kind, _share_of(steps))
+            methods = [self._zero_shot(*method) for method in ZERO_SHOT]
+            exactness = self._exactness()
+            tuned += [self._fine_tune(name, position) for name, position in others]
+        trained, methods = self.trained, methods + tuned
         config = self.config
         self.notes += [
             f"Network: width {config.width}, layers {config.layers}, heads {config.heads}, "
@@ -122,7 +156,12 @@ class Laboratory:
             f"Text: Python sources of installed packages, split by package, {len(self.text.stream) / 1e6:.1f}M tokens to train on; "
             f"sha256 {self.text.manifest.sha256[:16]}, all of it in corpus.json",
             *self._unpinned(),
-            f"One of {1 / KEY_SHARE:.0f} training rows holds a pass key within its length: the skill is taught, the length is not",
+            "Trained on, in tokens: " + ", ".join(
+                f"{kind} {len(found.course.losses) * found.course.tokens / 1e6:.1f}M" for kind, found in trained.items() if found.course),
+            "The rivals saw the first half of RoPE's batches: compare them by their ratios, each to its own window, and not by bits a byte",
+            f"{REPEAT_SHARE:.0%} of the training rows say an eighth of themselves twice; held-out text is as it was written",
+            f"{KEY_SHARE:.0%} of the training rows hold pass keys within their own length: the skill is taught at "
+            f"{config.trained_length:,} tokens, its longer reach by fine-tuning alone",
             f"The baseline slides a window of {config.trained_length:,} by {self.sizes.stride}; a method is compared with that of its own "
             f"weights before fine-tuning, on the last {config.trained_length:,} targets of each document",
             "The judged one is compared with that of its own fine-tuned weights too, since training on helps at any length",
@@ -142,44 +181,58 @@ class Laboratory:
     def _about(self, what: str) -> Callable[[str], None]:
         return lambda line: self.ctx.progress(f"{what}: {line}")
 
-    def _later(self, than_s: float) -> bool:
-        return time.monotonic() - self.began > than_s
+    def _left_s(self) -> float:
+        return self.began + self.sizes.end_s - time.monotonic()
 
     # ------------------------------------------------------------------------------------------------ training
 
-    def _train(self) -> dict[str, Trained]:
-        """RoPE, ALiBi and NoPE from the same seed on the same batches, as many steps each as fit the budget together."""
-        sizes, config = self.sizes, self.config
-        trainers: dict[str, Trainer] = {}
-        pace: dict[str, float] = {}
-        why: dict[str, str] = {}
-        for kind in TRAINED:
-            position = Position(kind)
-            try:
-                trainer = self._trainer(replace(config, position=position), position, config.trained_length)
-                course = trainer.train(self._batches(config.trained_length, 99), Recipe(10, sizes.learning_rate))
-                trainers[kind], pace[kind] = trainer, course.seconds / course.timed
-                self.ctx.progress(f"{kind}: {1000 * pace[kind]:.1f} ms a step of {course.tokens:,} tokens")
-            except RuntimeError as error:  # also torch's OutOfMemoryError, and what its compiler raises
-                if kind == "rope":
-                    raise
-                why[kind] = self._excuse(kind, error)
-        steps = steps_within(sizes.train_s, list(pace.values()), sizes.most_steps)
-        found: dict[str, Trained] = {}
-        for kind in TRAINED:
-            if kind not in trainers:
-                found[kind] = Trained(None, why=why[kind])
-                continue
-            trainer = trainers.pop(kind)
-            trainer.restart(self.ctx.seed)
-            until = time.monotonic() + 1.5 * steps * pace[kind] + 5
-            course = trainer.train(self._batches(config.trained_length, self.ctx.seed), Recipe(steps, sizes.learning_rate), until=until,
-                                   progress=self._about(kind))
-            self.weights[kind] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-            del trainer
-            measure.free(self.ctx.device)
-            found[kind] = self._baseline(kind, course)
-        return found
+    def _prepare(self, kind: PositionKind) -> None:
+        """A compiled trainer and its pace; RoPE must have one."""
+        position = Position(kind)
+        try:
+            trainer = self._trainer(replace(self.config, position=position), position, self.config.trained_length)
+            course = trainer.train(self._batches(self.config.trained_length, 99), Recipe(PACE_STEPS, self.sizes.learning_rate))
+        except RuntimeError as error:  # also torch's OutOfMemoryError, and what its compiler raises
+            if kind == "rope":
+                raise
+            self.trained[kind] = Trained(None, why=self._excuse(kind, error))
+            return
+        self.trainers[kind], self.pace[kind] = trainer, course.seconds / course.timed
+        self.ctx.progress(f"{kind}: {1000 * self.pace[kind]:.1f} ms a step of {course.tokens:,} tokens")
+
+    def _steps(self) -> int:
+        """As many for RoPE as fit what time there is, together with the rivals' share of them."""
+        sizes = self.sizes
+        budget_s = min(sizes.train_s, max(LEAST_TRAIN_S, self._left_s() - sizes.after_s))
+        paces = [pace if kind == "rope" else RIVAL_SHARE * pace for kind, pace in self.pace.items()]
+        steps = steps_within(budget_s, paces, sizes.most_steps)
+        self.ctx.progress(f"{steps} steps for RoPE and {_share_of(steps)} for each rival, in {steps * sum(paces):.0f} s")
+        return steps
+
+    def _train(self, kind: PositionKind, steps: int) -> None:
+        """From the common seed on the common batches; a rival only if it can finish."""
+        trainer = self.trainers.pop(kind, None)
+        if trainer is None:  # and self.trained says why
+            return
+        sizes, expected_s = self.sizes, steps * self.pace[kind]
+        allowed_s = LATE * expected_s + 5
+        if kind != "rope":
+            allowed_s = min(allowed_s, self._left_s() - sizes.after_s / 2)
+            if allowed_s < expected_s:  # a training cut short would not have had its learning rate lowered
+                self.trained[kind] = Trained(None, why=NO_TIME)
+                return
+        trainer.restart(self.ctx.seed)
+        course = trainer.train(self._batches(self.config.trained_length, self.ctx.seed), Recipe(steps, sizes.learning_rate),
+                               until=time.monotonic() + allowed_s, progress=self._about(kind))
+        self.weights[kind] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        del trainer
+        measure.free(self.ctx.device)
+        try:
+            self.trained[kind] = self._baseline(kind, course)
+        except RuntimeError as error:
+            if kind == "rope":
+                raise
+            self.trained[kind] = Trained(None, why=self._excuse(kind, error))
 
     def _trainer(self, config: Config, position: Position, length: int) -> Trainer:
         model = Decoder(config, self.ctx.seed).to(self.ctx.device)
@@ -193,7 +246,7 @@ class Laboratory:
         config = self.config
         rows = max(1, self.sizes.batch * config.trained_length // length)
         windows = self.text.windows(length, rows, seed, whole=length > config.trained_length)
-        return corpus.with_keys(windows, KEY_SHARE, seed)
+        return corpus.with_keys(corpus.with_repeats(windows, REPEAT_SHARE, seed), KEY_SHARE, seed)
 
     def _baseline(self, kind: PositionKind, course: Course) -> Trained:
         """What these weights score without ever leaving the trained length, and how long they take over a long prompt."""
@@ -221,54 +274,67 @@ class Laboratory:
 
     # ------------------------------------------------------------------------------------------------ methods
 
-    def _zero_shot(self, name: str, kind: PositionKind, weights: PositionKind, trained: Mapping[str, Trained]) -> Method:
-        method = Method(name, kind, weights)
-        if trained[weights].course is None:
-            method.why = trained[weights].why
-            return method
-        self._ask(method, self._reading(weights), lm.stretched(self.config, kind, self.length), self.sizes.keys)
-        return method
+    def _timely(self, what: str, work: Callable[[], T]) -> T | None:
+        """What `work` returns, or None where it would take longer than is left, as long as the last of its sort (`what`) took."""
+        if self._left_s() < self.took.get(what, 0.0):
+            return None
+        value, self.took[what] = measure.seconds(work)
+        return value
 
-    def _fine_tune(self, trained: Mapping[str, Trained]) -> list[Method]:
-        """Short trainings at the long length from RoPE's weights, one network and one compiled block for all of them."""
-        sizes, found = self.sizes, []
-        base = trained["rope"].course
+    def _zero_shot(self, name: str, kind: PositionKind, weights: PositionKind) -> Method:
+        method = Method(name, kind, weights)
+        if self.trained[weights].course is None:
+            method.why = self.trained[weights].why
+            return method
+        position = lm.stretched(self.config, kind, self.length)
+        asked = self._timely("zero-shot", lambda: self._ask(method, self._reading(weights), position, self.sizes.keys))
+        return asked or replace(method, why=NO_TIME)
+
+    def _prepare_tuning(self) -> None:
+        """A compiled trainer for the long length, and its pace."""
+        position = lm.stretched(self.config, "yarn", self.length)
+        try:
+            tuner = self._trainer(self.config, position, self.length)
+            course = tuner.train(self._batches(self.length, 99), Recipe(8, self.sizes.tune_rate))
+        except RuntimeError as error:
+            self.no_tuner = self._excuse("fine-tuning", error)
+            return
+        self.tuner, self.pace["tuning"] = tuner, course.seconds / course.timed
+        self.ctx.progress(f"fine-tuning: {1000 * self.pace['tuning']:.1f} ms a step of {course.tokens:,} tokens")
+
+    def _fine_tune(self, name: str, kind: PositionKind) -> Method:
+        """A short training at the long length from RoPE's weights, and its answers; one network and one compiled block for all."""
+        method = Method(name, kind, "rope")
+        return self._timely("fine-tuning", lambda: self._tuned(method, lm.stretched(self.config, kind, self.length))) or \
+            replace(method, why=NO_TIME)
+
+    def _tuned(self, method: Method, position: Position) -> Method:
+        sizes, judged, tuner, base = self.sizes, method.name == JUDGED, self.tuner, self.trained["rope"].course
         assert base is not None, "RoPE is trained, or the run has failed"
-        pace = trainer = None
-        for name, kind in FINE_TUNED:
-            method = Method(name, kind, "rope")
-            found.append(method)
-            if self._later(sizes.late_s) and name != JUDGED:
-                method.why = "no time left"
-                continue
-            position = lm.stretched(self.config, kind, self.length)
-            try:
-                if trainer is None or pace is None:
-                    trainer = self._trainer(self.config, position, self.length)
-                    course = trainer.train(self._batches(self.length, 99), Recipe(8, sizes.tune_rate))
-                    pace = course.seconds / course.timed
-                most = min(sizes.most_steps, max(4, round(TUNE_SHARE * len(base.losses))))
-                steps = steps_within(sizes.tune_s, [pace] * len(FINE_TUNED), most)
-                trainer.model.load_state_dict(self.weights["rope"])
-                trainer.forget()
-                trainer.at = lm.places(self.config, self.length, self.ctx.device, position)
-                batches = self._batches(self.length, 1001 if name == AGAIN else 1000)
-                method.tuned = trainer.train(batches, Recipe(steps, sizes.tune_rate), until=time.monotonic() + 2 * steps * pace + 5,
-                                             progress=self._about(name))
-                self.weights[name] = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-            except RuntimeError as error:
-                method.why = self._excuse(name, error)
-                continue
-            self._ask(method, self._reading(name), position, sizes.keys * (2 if name == JUDGED else 1))
-        return found
+        if tuner is None:
+            return replace(method, why=self.no_tuner)
+        pace = self.pace["tuning"]
+        try:
+            most = min(sizes.most_steps, max(4, round(TUNE_SHARE * len(base.losses))))
+            steps = steps_within(sizes.tune_s, [pace] * len(FINE_TUNED), most)
+            tuner.model.load_state_dict(self.weights["rope"])
+            tuner.forget()
+            tuner.at = lm.places(self.config, self.length, self.ctx.device, position)
+            batches = self._batches(self.length, 1001 if method.name == AGAIN else 1000)
+            method.tuned = tuner.train(batches, Recipe(steps, sizes.tune_rate), until=time.monotonic() + 2 * steps * pace + 5,
+                                       progress=self._about(method.name))
+        except RuntimeError as error:
+            return replace(method, why=self._excuse(method.name, error))
+        self.weights[method.name] = {key: value.clone() for key, value in tuner.model.state_dict().items()}
+        return self._ask(method, self._reading(method.name), position, sizes.keys * (JUDGED_KEYS if judged else 1))
 
     def _reading(self, weights: str) -> Decoder:
         """The uncompiled network with these weights."""
         self.reader.load_state_dict(self.weights[weights])
         return self.reader
 
-    def _ask(self, method: Method, model: Decoder, position: Position, keys: int) -> None:
-        """Fill in what a method scores on the long documents and on pass keys."""
+    def _ask(self, method: Method, model: Decoder, position: Position, keys: int) -> Method:
+        """`method` with what it scores on the long documents and on pass keys."""
         sizes, last = self.sizes, self.config.trained_length
         baseline = self.sliding[method.trained]
         try:
@@ -286,43 +352,44 @@ class Laboratory:
                 method.keys.setdefault((trial.length, trial.depth), []).append(hit)
         except RuntimeError as error:
             method.why = self._excuse(method.name, error)
-            return
+            return method
         ratio, (hits, of) = method.ratio, method.share_found(lengths)
         how = f"{ratio.value:.4f}x the baseline, {ratio.low:.4f} to {ratio.high:.4f}" if ratio else "too few documents"
         self.ctx.progress(f"{method.name}: {how}, {hits} of {of} pass keys")
+        return method
 
     # ------------------------------------------------------------------------------------------------ exact decoding
 
-    def _exactness(self, trained: Mapping[str, Trained]) -> list[Exactness]:
+    def _exactness(self) -> list[Exactness]:
         """Every method's cached decoding over one long document, in float32 without TF32, and the judged one's in bf16 too."""
         asked: list[tuple[str, PositionKind, str, str]] = [(name, kind, weights, "fp32") for name, kind, weights in ZERO_SHOT]
         asked += [(JUDGED, "yarn", JUDGED, precision) for precision in ("fp32", "bf16")]
         found: list[Exactness] = []
-        text = self.rows[0, :self.length]
         torch.set_float32_matmul_precision("highest")
         for name, kind, weights, precision in asked:
-            if self._later(self.sizes.end_s):
-                found.append(Exactness(name, precision, None, "no time left"))
-                continue
             if weights not in self.weights:
-                found.append(Exactness(name, precision, None, trained[weights].why if weights in trained else "was not fine-tuned"))
+                why = self.trained[weights].why if weights in self.trained else "was not fine-tuned"
+                found.append(Exactness(name, precision, None, why))
                 continue
-            model = self._reading(weights)
-            if precision == "bf16":
-                model = Decoder(self.config).to(self.ctx.device).eval()
-                model.load_state_dict(self.weights[weights])
-                model = model.to(torch.bfloat16)
-            try:
-                seen = agreement(model, text, lm.stretched(self.config, kind, self.length), graph=self.ctx.device == "cuda")
-            except RuntimeError as error:
-                found.append(Exactness(name, precision, None, self._excuse(name, error)))
-                continue
-            found.append(Exactness(name, precision, seen))
-            self.ctx.progress(f"{name}, {precision}: cached argmax agrees at {seen.same} of {seen.positions} positions, "
-                              f"largest difference {seen.largest:.2g}")
-            measure.free(self.ctx.device)
+            work = partial(self._cached, name, precision, weights, lm.stretched(self.config, kind, self.length))
+            found.append(self._timely("decoding", work) or Exactness(name, precision, None, NO_TIME))
         torch.set_float32_matmul_precision("high")
         return found
+
+    def _cached(self, name: str, precision: str, weights: str, position: Position) -> Exactness:
+        model = self._reading(weights)
+        if precision == "bf16":
+            model = Decoder(self.config).to(self.ctx.device).eval()
+            model.load_state_dict(self.weights[weights])
+            model = model.to(torch.bfloat16)
+        try:
+            seen = agreement(model, self.rows[0, :self.length], position, graph=self.ctx.device == "cuda")
+        except RuntimeError as error:
+            return Exactness(name, precision, None, self._excuse(name, error))
+        self.ctx.progress(f"{name}, {precision}: cached argmax agrees at {seen.same} of {seen.positions} positions, "
+                          f"largest difference {seen.largest:.2g}")
+        measure.free(self.ctx.device)
+        return Exactness(name, precision, seen)
 
     def _excuse(self, name: str, error: RuntimeError) -> str:
         """A row's reason for having no numbers, short enough for a cell; the log has the whole of it."""
