@@ -4,7 +4,8 @@ Every round visits the methods in shuffled order; each times one kernel twice, a
 for every method. From that, for each kernel and method:
 
 - A/A width: the 95% width of the ratio of the two medians. The truth is 1, so a narrower one tells smaller gains apart. "Wider" is
-  said only where the 95% bootstrap interval of the ratio of two widths lies above 1: of equal clocks one is always a little wider.
+  said only where the 95% bootstrap interval of the difference of two widths lies above 0: of equal clocks one is always a little
+  wider.
 - Cost: wall time over the time the kernel itself ran, all calls together.
 
 Then each method is used PROBES times while the GPU stamps every kernel it runs (CUPTI, through torch.profiler). Both instruments see
@@ -22,6 +23,7 @@ import importlib.util
 import json
 import random
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,8 +251,8 @@ def compared(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Lit
     """Whether the A/A width of `one` is another than that of `other`, beyond what chance does to both (bootstrap over trials)."""
     random_numbers = np.random.default_rng(seed)
     widths = [_width(np.array(ratios)[random_numbers.integers(len(ratios), size=(RESAMPLES, len(ratios)))]) for ratios in (one, other)]
-    low, high = np.quantile(widths[0] / widths[1], (0.025, 0.975))
-    return "narrower" if high < 1 else "wider" if low > 1 else "as wide"
+    low, high = np.quantile(widths[0] - widths[1], (0.025, 0.975))
+    return "narrower" if high < 0 else "wider" if low > 0 else "as wide"
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -281,18 +283,19 @@ def main(out: Path | None, rounds: int | None, smoke: bool) -> None:
     kernels = cpu_kernels() if smoke else gpu_kernels()
     rows: list[Row] = []
     raw: list[dict[str, object]] = []
+    here = machine.describe()
+    click.echo(f"{here.gpu or here.cpu}, " + ", ".join(f"{package} {version}" for package, version in here.packages[:2]) + "\n")
     for name, call in kernels.items():
-        click.echo(f"{name}: {len(contestants)} methods", err=True)
+        began = time.monotonic()
         more_rows, more_raw = trial(name, call, contestants, rounds or (SMOKE_ROUNDS if smoke else ROUNDS), random.Random(0),
                                     stamped=not smoke)
         rows += more_rows
         raw += more_raw
-    here = machine.describe()
-    click.echo(f"{here.gpu or here.cpu}, " + ", ".join(f"{package} {version}" for package, version in here.packages[:2]) + "\n")
+        click.echo(f"{name}: {len(contestants)} methods in {time.monotonic() - began:.0f} s", err=True)
+        if out:  # after each, so that what stops the trial takes one kernel with it
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "harness.json").write_text(json.dumps(raw, allow_nan=False) + "\n")
     click.echo(table(rows) + "\n\n" + summary(rows))
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "harness.json").write_text(json.dumps(raw, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

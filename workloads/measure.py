@@ -22,6 +22,7 @@ import math
 import random
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -140,7 +141,7 @@ def device_ms(start: Stamp, end: Stamp) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One thing that a GPU did, from `start_us` to `end_us` on its own clock: a kernel, a copy or a memset."""
+    """One thing that a GPU did: a kernel, a copy or a memset; in microseconds from the start of the first one seen."""
 
     name: str
     start_us: float
@@ -149,11 +150,15 @@ class Kernel:
 
 def kernels_of(work: Call) -> tuple[Kernel, ...]:
     """All that the GPU does for `work`, until it is idle, in the order in which it began; stamped by the GPU (CUPTI)."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
-        work()
-        torch.cuda.synchronize()
-    found = [Kernel(e.name, float(e.time_range.start), float(e.time_range.end))
-             for e in profiler.events() if e.device_type.name == "CUDA"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning: Profiler clears events")  # of earlier cycles, and there is one
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            work()
+            torch.cuda.synchronize()
+    results = getattr(profiler.profiler, "kineto_results", None)  # events() would build a tree of them first, in Python
+    seen = [e for e in (results.events() if results else ()) if e.device_type().name == "CUDA"]
+    zero = min((e.start_ns() for e in seen), default=0)  # nanoseconds of 1970 do not fit a float
+    found = [Kernel(e.name(), (e.start_ns() - zero) / 1000, (e.start_ns() - zero + e.duration_ns()) / 1000) for e in seen]
     return tuple(sorted(found, key=lambda kernel: kernel.start_us))
 
 
