@@ -195,7 +195,8 @@ def test_keys_go_into_a_share_of_the_rows() -> None:
 def test_a_rows_keys_stand_in_equal_parts_each_with_its_own_question(length: int, most: int) -> None:
     (batch,) = corpus.with_keys(iter([np.full((200, length), 5)]), 1.0, seed=4)
     head = corpus.key_question("0" * 5)[:-corpus.KEY_DIGITS]
-    counts = set()
+    counts, wide = set(), []
+    numerals = {corpus.encode(digit)[0] for digit in "0123456789"}
     for row in batch.tolist():
         told = corpus.key_sentence("0" * 5)
         mark, digits = told[:told.index(corpus.encode("0")[0])], corpus.KEY_DIGITS
@@ -207,7 +208,9 @@ def test_a_rows_keys_stand_in_equal_parts_each_with_its_own_question(length: int
         assert [key for _, key in keys] == [answer for _, answer in answers], "each question is of the key told last"
         assert all(k < a for (k, _), (a, _) in zip(keys, answers, strict=True))
         counts.add(len(keys))
+        wide += [not set(key) <= numerals for _, key in keys]
     assert counts == {n for n in (1, 2, 4, 8, 16) if n <= most}
+    assert 0.35 < np.mean(wide) < 0.65, "digits, and any tokens"
 
 
 def test_keys_repeat_with_their_seed() -> None:

@@ -267,20 +267,24 @@ def _installed(package: str, folder: str) -> tuple[str, Path]:
 
 KEY_DIGITS = 5
 KEY_PARTS = 16  # a training row holds at most so many keys
+WIDE_SHARE = 1 / 2
 KEY_ROOM = 64  # tokens for one of them, at least
 
 
-def key_sentence(key: str) -> list[int]:
+Key = str | Sequence[int]  # digits, or any tokens: KEY_DIGITS of them
+
+
+def key_sentence(key: Key) -> list[int]:
     """A line that tells `key`; its digits are single tokens, whatever stands around them."""
-    return [*encode("\n# The pass key is "), *_digits(key), *encode(". Remember it.\n")]
+    return [*encode("\n# The pass key is "), *_tokens(key), *encode(". Remember it.\n")]
 
 
-def key_question(key: str) -> list[int]:
+def key_question(key: Key) -> list[int]:
     """A line that asks for the key and answers it: the last `KEY_DIGITS` tokens are the answer."""
-    return [*encode("\n# What was the pass key? The pass key is "), *_digits(key)]
+    return [*encode("\n# What was the pass key? The pass key is "), *_tokens(key)]
 
 
-def plant_key(row: npt.NDArray[np.int64], key: str, depth: float) -> None:
+def plant_key(row: npt.NDArray[np.int64], key: Key, depth: float) -> None:
     """Write a key into `row` of tokens at `depth` (0: start, 1: as late as can be) and its question at the end, in place."""
     told, asked = key_sentence(key), key_question(key)
     last = len(row) - len(told) - len(asked)
@@ -295,14 +299,17 @@ def with_keys(batches: Iterable[npt.NDArray[np.int64]], share: float, seed: int)
     beyond it shows what the positions do, and not whether so small a model learnt to copy.
 
     Such a row is one part, or 2, 4, ... up to `KEY_PARTS` equal ones, each with its own key at any depth and its question at the
-    end. Five digits in a row of thousands are too faint a signal to learn from in minutes; near keys are learnt first, and far ones
-    follow from them."""
+    end. Five digits in a row of thousands are too faint a signal to learn from in minutes: near keys are learnt first, and far ones
+    follow from them; and `WIDE_SHARE` of the keys are any tokens, for a key of 8 nats a token is worth copying before a network
+    knows which of the many digits around to copy."""
     draw = np.random.default_rng([seed, 1])
     for batch in batches:
         most = max(1, min(KEY_PARTS, batch.shape[1] // KEY_ROOM))
         for row in np.flatnonzero(draw.random(len(batch)) < share):
             for part in np.array_split(batch[row], 2 ** int(draw.integers(most.bit_length()))):  # views
-                plant_key(part, random_key(draw), float(draw.random()))
+                wide = draw.random() < WIDE_SHARE
+                key: Key = draw.integers(END + 1, VOCABULARY, size=KEY_DIGITS).tolist() if wide else random_key(draw)
+                plant_key(part, key, float(draw.random()))
         yield batch
 
 
@@ -324,5 +331,5 @@ def random_key(draw: np.random.Generator) -> str:
     return "".join(map(str, draw.integers(10, size=KEY_DIGITS)))
 
 
-def _digits(key: str) -> list[int]:
-    return [encode(digit)[0] for digit in key]
+def _tokens(key: Key) -> list[int]:
+    return [encode(digit)[0] for digit in key] if isinstance(key, str) else list(key)
