@@ -6,7 +6,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -36,6 +36,7 @@ TREND_MARKS = {"before": (FAINT, "o", False), "past": (COLOURS[0], "o", True), "
 SHADES = ("#f3f6fa", "#a6c8e4", "#4a90c2", "#0b4f8a", "#08264a")  # light to dark for any eye, and in grey; numbers stand in the cells
 CELLS = 12  # what a heatmap can hold each way
 TITLE_PT, TEXT_PT, SMALL_PT = 10.5, 9.0, 8.0
+CHARACTER = 0.0135  # share of the paper's inner width that a figure of SMALL_PT takes
 ROW = 0.058  # height of a line of text beside the axes, as a share of their height
 LINE_CHARS = 74  # what fits under the axes side by side
 
@@ -159,11 +160,22 @@ def _lines(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> li
         axes.set_xscale("log", base=2)
     ticks = sorted({x for points in drawn.values() for x in points})
     if ticks and (chart.log_x or len(ticks) <= 10):
-        axes.xaxis.set_major_locator(FixedLocator(ticks[::math.ceil(len(ticks) / 12)]))
+        axes.xaxis.set_major_locator(FixedLocator(_with_room(ticks, math.log if chart.log_x else float)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     _span_y(axes, [*_reach(p for points in drawn.values() for p in points.values()), *marks], above=0.06)
     return labels
+
+
+def _with_room(ticks: Sequence[float], place: Callable[[float], float]) -> list[float]:
+    """The last of sorted `ticks`, and of the others those whose numbers have room beside it and each other."""
+    width = place(ticks[-1]) - place(ticks[0])
+    kept = [ticks[-1]]
+    for tick in reversed(ticks[:-1]):
+        characters = (len(_short(tick)) + len(_short(kept[-1]))) / 2 + 1
+        if place(kept[-1]) - place(tick) >= characters * CHARACTER * width:
+            kept.append(tick)
+    return kept[::-1]
 
 
 def _bars(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> list[Label]:

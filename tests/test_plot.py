@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from PIL import Image
 from strategies import tables
 
 from bot.history import Trend, trend
-from bot.plot import BAND, COLOURS, HEIGHT_PX, MARKS, PLACES, ROW, SHADES, WIDTH_PX, _apart, draw, draw_trend
+from bot.plot import BAND, COLOURS, HEIGHT_PX, MARKS, PLACES, ROW, SHADES, WIDTH_PX, _apart, _with_room, draw, draw_trend
 from workloads.spec import Cell, Chart, Column, Table
 
 COLUMNS = (Column("arm"), Column("part"), Column("size"), Column("time", "ms"), Column("low", "ms"), Column("high", "ms"))
@@ -88,6 +89,14 @@ def test_a_gap_breaks_the_line():
     broken = tuple(row if row[2] != 4 else (*row[:3], None, None, None) for row in whole)
     chart = Chart("lines", "size", "time", log_x=True)
     assert painted(draw(table(chart, broken)), COLOURS[0]) == pytest.approx(painted(draw(table(chart, whole)), COLOURS[0]) / 2, rel=0.2)
+
+
+def test_numbers_under_an_axis_do_not_run_into_each_other():
+    rates = [3e-4, 5.8e-4, 1e-3, 1.7e-3, 3e-3, 5.2e-3, 1e-2, 1e-1, 1.0]
+    assert _with_room(rates, math.log) == [3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0]
+    assert _with_room([1.0, 2.0, 3.0, 4.0], float) == [1.0, 2.0, 3.0, 4.0]
+    assert _with_room([1.0, 1.01, 2.0], float) == [1.01, 2.0]
+    assert _with_room([7.0], float) == [7.0]
 
 
 def test_a_mark_is_drawn_and_has_room_above_the_data():
