@@ -14,6 +14,7 @@ the same launches, so neither the chip's clock nor a busy host can come between 
 - Bias: the method's time over the stamps' of the very calls it timed. Hot, that is from the start of the first of them to the end
   of the last, over their number; cold, the median of the kernels' own durations. `measure.py cold` reads the stamps
   itself, so it has no other truth here; what the stamps are worth, the row of torch's Timer tells: it goes by the host's clock.
+  A probe of `measure.py hot` is one block of the length that weeks use: what the events cost falls on a block, not on a call.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def methods(device: measure.Device, arm_ms: float) -> list[Method]:
         return timings["a"], timings["b"], BLOCKS * sum(timings.calls.values())
 
     def our_block(call: Call) -> tuple[float, int]:
-        timings = measure.time_interleaved({"a": call}, device=device, blocks=1, block_ms=arm_ms / BLOCKS, warmup_s=0.0)
+        timings = measure.time_interleaved({"a": call}, device=device, blocks=1, warmup_s=0.0)  # of the length that weeks use
         return timings["a"][0], timings.calls["a"]
 
     def timer_of(call: Call) -> torch.utils.benchmark.Timer:
@@ -273,7 +274,7 @@ def summary(rows: Sequence[Row]) -> str:
               help=f"A/A trials of each method.  [default: {ROUNDS}; {SMOKE_ROUNDS} in a smoke run]")
 @click.option("--smoke", is_flag=True, help="A few seconds on the CPU, without triton. The figures mean nothing.")
 def main(out: Path | None, rounds: int | None, smoke: bool) -> None:
-    """Hold the clock against triton's do_bench and torch's Timer. Prints a Markdown table; some two minutes on a GPU."""
+    """Hold the clock against triton's do_bench and torch's Timer. Prints a Markdown table; some three minutes on a GPU."""
     device: measure.Device = "cpu" if smoke else "cuda"
     if not smoke and not torch.cuda.is_available():
         raise click.UsageError("no CUDA GPU here: add --smoke for the tiny CPU version, or run this on a GPU machine")
