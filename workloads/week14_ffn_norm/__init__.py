@@ -10,9 +10,9 @@ wrong. Differences between seeds are said to be of 0.003-0.005 nats at this size
 how much that matters: its steps waited for the host, so each of 68 trainings ended after 7M tokens, where seeds differ by 0.05
 nats; all arms were best at 1e-3 with neighbours three times away, and none diverged up to 1e-1.
 
-So a step of an arm is recorded as a CUDA graph, and some four minutes of trainings are spent in two parts, whatever the GPU: a third on
-short ones, each arm over a grid up to a rate of 1 and half-way to the neighbours of its best rate; two thirds on 28 long ones at
-that rate, five seeds for the judged pair and three for the others. At 4-5M tokens/s that is some 22M tokens for each of the long ones.
+So a step of an arm is recorded as a CUDA graph, and some five minutes of trainings are spent in two parts, whatever the GPU: a third on
+short ones, each arm over a grid up to a rate of 1 and half-way to the neighbours of its best rate; two thirds on 34 long ones at
+that rate, eight seeds for the judged pair and three for the others. At 4-5M tokens/s that is some 22M tokens for each of the long ones.
 
 Margins, stated before any run: perplexity counts as "equal or better" where the ratio's high end is at most 1.002 (0.002 nats),
 latency as "the same" where it is at most 1.02. Divergence: a loss that is no number, ends above the untrained network's, or a nat
