@@ -3,6 +3,7 @@ Chromium from files on disk, that it can be used: by pointer, by keyboard, in th
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from bot.__main__ import cli
 from bot.errors import UserError
 from bot.report import Where, changes
 from bot.site.roofline import Position, roofline
-from workloads.spec import Accepted, Column, Estimate, Failure, Metric, Observed, Request, Result, Table, dumps
+from workloads.spec import Accepted, Column, Estimate, Failure, Metric, Observed, Request, Result, Table, discover, dumps
 
 HOUSE = Path(__file__).parent.parent
 WORKLOADS = {"week01": WORKLOAD}
@@ -707,6 +708,10 @@ def test_light_and_dark(page: Page) -> None:
     page.emulate_media(color_scheme="dark")
     expect(page.locator(".plot canvas").first).to_be_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+    for _ in range(50):  # the browser tells the page when it gets to it
+        if "#56b4e9" in ink(page):
+            break
+        page.wait_for_timeout(100)
     assert "#56b4e9" in ink(page), "a chart that was drawn by day is drawn again by night"
     assert "#0072b2" not in ink(page)
 
@@ -767,3 +772,49 @@ def test_one_run_is_a_chart(browser: Browser, tmp_path: Path) -> None:
         expect(card.get_by_role("link", name="result.json")).to_have_attribute("href", "../../results/week01/c1/result.json")
         expect(card).to_contain_text("commit 0000000")
         assert card.locator("a[href*='commit']").count() == 0
+
+
+# ---------------------------------------------------------------------------------------------------- the results that are stored here
+
+
+@pytest.fixture(scope="module")
+def stored_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    weeks = site.weeks(store.open_ledger(HOUSE), discover())
+    return lay(tmp_path_factory.mktemp("house"), site.build(weeks, NEAR))
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_what_is_stored_here_fits_the_page(browser: Browser, stored_here: Path, width: int) -> None:
+    pages = sorted(path.name for path in stored_here.glob("*.html"))
+    assert "week01.html" in pages
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    for name in pages:
+        page = context.new_page()
+        page.goto((stored_here / name).as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    context.close()
+
+
+def test_numbers_on_an_axis_have_the_decimals_of_their_step(browser: Browser, stored_here: Path) -> None:
+    """A step of 0.25 was once written 1.3, 1.5, 1.8."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.add_init_script("""
+      const write = CanvasRenderingContext2D.prototype.fillText;
+      CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+        (this.canvas.written ??= []).push(text);
+        return write.call(this, text, ...rest);
+      };""")
+    page = context.new_page()
+    steps = 0
+    for week in sorted(path.name for path in stored_here.glob("week*.html")):
+        page.goto((stored_here / week).as_uri())
+        for chart in page.locator("figure.chart .plot").filter(visible=True).all():
+            chart.scroll_into_view_if_needed()
+            expect(chart.locator("canvas")).to_be_visible()
+            written: list[str] = chart.locator("canvas").evaluate("canvas => canvas.written")
+            numbers = [float(text) for text in dict.fromkeys(written) if re.fullmatch(r"-?\d+\.\d+", text)]
+            gaps = [round(b - a, 9) for a, b in itertools.pairwise(numbers)]
+            assert len(set(gaps)) <= 1, f"{week}: {numbers}"
+            steps += len(gaps)
+    context.close()
+    assert steps > 10

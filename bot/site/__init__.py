@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bot import store
 from bot.acceptance import Verdict
 from bot.history import age, bands
-from bot.report import Where, bound_text, duration_text, figure, gpu_text, interval_text, metric_name, verdict_text
+from bot.report import Where, bound_text, duration_text, figure, gpu_text, interval_text, metric_name
 from bot.site.roofline import Roofline, roofline
 from bot.site.week import KINDS, Entry, Expected, Series, data, entries, failure_text, series
 from workloads.plan import TITLE, WEEKS, PlannedWeek
@@ -234,7 +234,8 @@ def _target(workload: Workload, place: int, run: Entry | None) -> dict[str, str]
     target = workload.targets[place]
     verdict = run.verdicts[place] if run else None
     return {"name": metric_name(target.text, verdict.metric if verdict else None), "bound": bound_text(target),
-            "value": (_number(verdict) or "not measured") if verdict else "", "verdict": verdict_text(verdict) if verdict else "not run",
+            "value": (_number(verdict) or "not measured") if verdict else "", "verdict": verdict.verdict if verdict else "not run",
+            "reason": verdict.reason if verdict else "",
             "tone": {"met": "good", "missed": "bad"}.get(verdict.verdict, "open") if verdict else "open"}
 
 

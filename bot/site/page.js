@@ -226,7 +226,9 @@
 
   /** Numbers on an axis, with the decimals that tell neighbours apart. */
   function ticks(u, splits, index, room, apart) {
-    const decimals = Math.min(12, Math.max(0, -Math.floor(Math.log10(apart) + 1e-9))), most = Math.max(...splits.map(Math.abs));
+    const most = Math.max(...splits.map(Math.abs));
+    let decimals = 0;  // as many as a step has: one of 0.25 has two
+    for (let step = apart; decimals < 12 && Math.abs(step - Math.round(step)) > 1e-6 * step; step = apart * 10 ** decimals) decimals++;
     return splits.map(v => most >= 1e7 || decimals > 6 ? v.toExponential(2) : v.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals }));
   }
 
