@@ -132,12 +132,12 @@ def test_every_form_writes_the_same_tokens_and_padding_is_none_of_them(model: An
         assert found == right
 
 
-def test_an_end_of_text_in_the_checkpoint_ends_nothing(model: Any, tiny: Path, tmp_path: Path) -> None:
+def test_an_end_of_text_in_the_checkpoint_ends_nothing_and_its_penalties_are_not_paid(model: Any, tiny: Path, tmp_path: Path) -> None:
     ask = Ask((1, 2, 3), 6)
     right = by_hand(model, ask)
     shutil.copytree(tiny, tmp_path / "ends")
     path = tmp_path / "ends" / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": right[0]}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": right[0], "repetition_penalty": 9.0}))
     assert engines.generated(engines.load(tmp_path / "ends", "cpu", torch.float32), [ask]) == [right]
 
 
@@ -204,10 +204,12 @@ def test_triton_is_found_beside_the_packages_and_among_them(monkeypatch: pytest.
 
 def test_vllm_is_told_what_the_comparison_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(processes.importlib.util, "find_spec", lambda _: True)
-    words = processes.vllm_command(tmp_path, 1, memory_share=0.1, most_tokens=2048, cache_bytes=2**33, random_weights=True)
+    words = processes.vllm_command(tmp_path, 1, memory_share=0.1, most_tokens=2048, cache_bytes=2**33, neutral=True, random_weights=True)
+    assert words[words.index("--generation-config") + 1] == "vllm"
     assert words[words.index("--kv-cache-memory-bytes") + 1] == str(2**33) and words[words.index("--dtype") + 1] == "bfloat16"
     assert {"--no-enable-prefix-caching", "VLLM_USE_FLASHINFER_SAMPLER=0", "HF_HUB_OFFLINE=1", "dummy"} <= set(words)
-    assert "--kv-cache-memory-bytes" not in processes.vllm_command(tmp_path, 1, memory_share=0.8, most_tokens=2048)
+    served = processes.vllm_command(tmp_path, 1, memory_share=0.8, most_tokens=2048)
+    assert not {"--kv-cache-memory-bytes", "--generation-config", "--load-format"} & set(served)
     engines.LLAMA_8B.save_pretrained(tmp_path)  # without an architecture vLLM takes it for a model of embeddings
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 

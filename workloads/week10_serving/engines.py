@@ -43,9 +43,10 @@ def save_random(folder: Path, config: LlamaConfig) -> Path:
 
 
 def load(folder: Path, device: str, dtype: torch.dtype) -> Any:
-    """A checkpoint whose end-of-text token is forgotten: `generate` would fill it in wherever a request names none."""
+    """A checkpoint whose end-of-text token, penalties and other habits are forgotten: `generate` would fill them in wherever a
+    request names none."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-    model.generation_config.eos_token_id = None
+    model.generation_config = GenerationConfig()
     return model.to(device).eval()
 
 

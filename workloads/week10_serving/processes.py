@@ -142,11 +142,12 @@ def module(*arguments: str) -> list[str]:
 
 
 def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: int, cache_bytes: int | None = None,
-                 random_weights: bool = False) -> list[str]:
+                 neutral: bool = False, random_weights: bool = False) -> list[str]:
     """vLLM's own server. Prefixes are not cached, so nothing is saved by prompts that look alike. Raises NotInstalled.
 
     With `cache_bytes` for keys and values it does not measure what is free, and so bears that others take and free memory of the
-    GPU while it starts; `memory_share` of the GPU must be free then, and is no limit.
+    GPU while it starts; `memory_share` of the GPU must be free then, and is no limit. `neutral`: how to sample is said by requests
+    alone, and not by a checkpoint that brings, say, a penalty for repetition.
     """
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalled("vLLM is not installed: pip install '.[serving]'")
@@ -156,4 +157,5 @@ def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: i
             "--gpu-memory-utilization", f"{memory_share:.2f}", "--max-model-len", str(most_tokens), "--max-num-seqs", "512",
             "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
             *(["--kv-cache-memory-bytes", str(cache_bytes)] if cache_bytes else []),
+            *(["--generation-config", "vllm"] if neutral else []),
             *(["--load-format", "dummy", "--skip-tokenizer-init"] if random_weights else [])]

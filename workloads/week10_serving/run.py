@@ -320,7 +320,7 @@ def _start_engine(bench: Bench, folder: Path) -> Service:
     story.engine = CONTINUOUS
     if ctx.device == "cuda":
         try:
-            command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES)
+            command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True)
             story.engine = VLLM
         except NotInstalled as error:
             story.miss(str(error), *OF_VLLM)
@@ -625,7 +625,7 @@ def _start_shaped(bench: Bench) -> Service | None:
     port = processes.free_port()
     try:
         command = processes.vllm_command(folder, port, memory_share=0.35, most_tokens=2048, cache_bytes=SHAPED_CACHE_BYTES,
-                                         random_weights=True)
+                                         neutral=True, random_weights=True)
     except NotInstalled as error:
         bench.story.miss(str(error), SHAPED.name)
         return None
