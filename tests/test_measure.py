@@ -278,6 +278,8 @@ def test_the_cpu_has_no_peak_memory() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU answers")
 def test_no_gpu_no_energy() -> None:
     assert measure.energy_j(lambda: None) is None
+    with measure.energy_counter() as read_mj:
+        assert read_mj is None
 
 
 def test_energy_is_counted_between_two_moves_of_the_counter() -> None:

@@ -33,12 +33,12 @@ from PIL import Image
 from workloads import checkpoint, measure
 from workloads.checkpoint import NoCheckpoint
 from workloads.spec import Context, Metric, check_kept, discover
-from workloads.week10_serving import REQUESTS, encoder, engines, infer, processes, run
+from workloads.week10_serving import REQUESTS, compiled, encoder, engines, infer, processes, run
 from workloads.week10_serving.__main__ import gateway as gateway_command
-from workloads.week10_serving.client import Load, bodies_of, drive, pixels_of
+from workloads.week10_serving.client import Clients, Load, bodies_of, drive, pixels_of
 from workloads.week10_serving.gateway import Gateway, Limits
 from workloads.week10_serving.goals import Goal, Served, judge, most_misses
-from workloads.week10_serving.story import CONTINUOUS, STATIC, VLLM, Decoding, EngineRow, LoadRow, Story, observed, tail
+from workloads.week10_serving.story import COMPILED, CONTINUOUS, STATIC, VLLM, Decoding, EngineRow, LoadRow, Story, observed, tail
 from workloads.week10_serving.traffic import Ask, Lengths, arrivals, asks, tokens_of
 
 ROOT = Path(__file__).parent.parent
@@ -132,12 +132,12 @@ def test_every_form_writes_the_same_tokens_and_padding_is_none_of_them(model: An
         assert found == right
 
 
-def test_an_end_of_text_in_the_checkpoint_ends_nothing(model: Any, tiny: Path, tmp_path: Path) -> None:
+def test_an_end_of_text_in_the_checkpoint_ends_nothing_and_its_penalties_are_not_paid(model: Any, tiny: Path, tmp_path: Path) -> None:
     ask = Ask((1, 2, 3), 6)
     right = by_hand(model, ask)
     shutil.copytree(tiny, tmp_path / "ends")
     path = tmp_path / "ends" / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": right[0]}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": right[0], "repetition_penalty": 9.0}))
     assert engines.generated(engines.load(tmp_path / "ends", "cpu", torch.float32), [ask]) == [right]
 
 
@@ -186,8 +186,99 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(processes.NotInstalled, match="serving"):
         processes.vllm_command(tmp_path, 1, memory_share=0.5, most_tokens=10)
     monkeypatch.setattr(encoder, "SERVER", tmp_path)
+    monkeypatch.setattr(encoder, "AMONG", tmp_path / "packages")
     with pytest.raises(processes.NotInstalled, match="nvidia-pytriton"):
         encoder.command(tmp_path, tmp_path, encoder.Ports(1, 2, 3))
+
+
+def test_triton_is_found_beside_the_packages_and_among_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    beside, among = tmp_path / "beside", tmp_path / "among"
+    monkeypatch.setattr(encoder, "SERVER", beside)
+    monkeypatch.setattr(encoder, "AMONG", among)
+    assert encoder.home() is None
+    for at in (among, beside):
+        (at / "pytriton" / "tritonserver" / "bin").mkdir(parents=True)
+        (at / "pytriton" / "tritonserver" / "bin" / "tritonserver").touch()
+        assert encoder.home() == at
+
+
+def test_vllm_is_told_what_the_comparison_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda _: True)
+    words = processes.vllm_command(tmp_path, 1, memory_share=0.1, most_tokens=2048, cache_bytes=2**33, neutral=True, random_weights=True)
+    assert words[words.index("--generation-config") + 1] == "vllm"
+    assert words[words.index("--kv-cache-memory-bytes") + 1] == str(2**33) and words[words.index("--dtype") + 1] == "bfloat16"
+    assert {"--no-enable-prefix-caching", "VLLM_USE_FLASHINFER_SAMPLER=0", "HF_HUB_OFFLINE=1", "dummy"} <= set(words)
+    served = processes.vllm_command(tmp_path, 1, memory_share=0.8, most_tokens=2048)
+    assert not {"--kv-cache-memory-bytes", "--generation-config", "--load-format"} & set(served)
+    engines.LLAMA_8B.save_pretrained(tmp_path)  # without an architecture vLLM takes it for a model of embeddings
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_the_compiled_form_waits_for_its_turn_and_writes_the_same_tokens(tiny: Path, model: Any, tmp_path: Path) -> None:
+    requests = asks(3, LENGTHS, engines.TINY.vocab_size, seed=0)
+    compiled.write_order(tmp_path, requests, 3)
+    worker = threading.Thread(target=compiled.work, args=(tiny, "cpu", tmp_path))
+    worker.start()
+    eventually((tmp_path / compiled.READY).exists)
+    assert not (tmp_path / compiled.ANSWER).exists()
+    (tmp_path / compiled.GO).touch()
+    worker.join()
+    tokens, seconds = compiled.read_answer(tmp_path)
+    assert tokens == engines.in_batches(model, requests, 3) and seconds > 0
+
+
+# ---------------------------------------------------------------------------------------------------- a run that is short of time
+
+
+def bench_of(tmp_path: Path, *, smoke: bool = False, age_s: float = 0.0) -> run.Bench:
+    return run.Bench(Context(tmp_path, "cpu", smoke=smoke), run.SMOKE, tmp_path, Story("cpu", "a model"), processes.Together(), Clients(0),
+                     time.monotonic() - age_s)
+
+
+def failing(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+    return fail
+
+
+def test_a_part_that_fails_or_comes_late_takes_no_other_along(tmp_path: Path) -> None:
+    done: list[str] = []
+    bench = bench_of(tmp_path)
+    bench.part("one", failing(run.EngineFailed("broken\nin two lines")), "ttft_p95")
+    bench.part("two", failing(torch.OutOfMemoryError("of 80 GB")), "shaped_ratio")
+    bench.part("three", lambda: done.append("three"), "image_p95")
+    assert bench.story.missed == {"ttft_p95": "one: EngineFailed: broken", "shaped_ratio": "two: out of memory"} and done == ["three"]
+    late = bench_of(tmp_path, age_s=run.BUDGET_S + 1)
+    late.part("four", lambda: done.append("four"), "image_p95")
+    assert (late.story.missed, late.story.notes) == ({"image_p95": "no time was left"}, ["No time was left for four"])
+    assert done == ["three"]
+    with pytest.raises(run.EngineFailed):
+        bench_of(tmp_path, smoke=True).part("five", failing(run.EngineFailed("broken")))
+
+
+def test_what_hangs_is_left_once_the_time_is_over() -> None:
+    handler, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    with pytest.raises(run.OutOfTime), run._over_after(0.3), suppress(Exception):
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(60)"], check=False)
+    assert signal.getsignal(signal.SIGALRM) == handler
+    assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == (timer[0] > 0)
+
+
+def test_services_end_together_with_all_that_they_started(tmp_path: Path) -> None:
+    deaf = "import signal, subprocess, sys, time\n"
+    deaf += "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{}\nprint('up', flush=True)\ntime.sleep(60)"
+    child = f"subprocess.Popen([sys.executable, '-c', {deaf.format('')!r}])"
+    log = tmp_path / "log"
+    service = processes._started("deaf", [sys.executable, "-c", deaf.format(child)], "", log)
+    eventually(lambda: log.read_text().count("up") == 2)
+    (grandchild,) = processes.descendants(service.process.pid)
+    assert service.stop(0.2) == -signal.SIGKILL
+    gone = Path(f"/proc/{grandchild}/stat")
+    eventually(lambda: not gone.exists() or " Z " in gone.read_text())  # a zombie, where nobody waits for orphans
+    with processes.Together() as together:
+        asleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+        services = [together.start("polite", asleep, "", tmp_path / str(i)) for i in range(2)]
+    assert [service.process.returncode for service in services] == [-signal.SIGTERM] * 2
 
 
 # ---------------------------------------------------------------------------------------------------- what is told
@@ -452,6 +543,18 @@ def test_sigterm_answers_everybody_accepted_and_takes_nobody_new(engine: process
         assert gateway.tail().startswith("drained")
 
 
+def test_clients_take_schedule_after_schedule_and_are_replaced_where_they_end(engine: processes.Service) -> None:
+    bodies = [(chat("write 3", stream=True) | {"stream_options": {"include_usage": True}}, 3)] * 4
+    with Clients(2) as clients:
+        for _ in range(2):
+            load = clients.drive(engine.url, "chat", bodies, [0.0, 0.1, 0.2, 0.3])
+            assert [one.error for one in load.served] == [""] * 4 and load.client_busy >= 0
+        with pytest.raises(RuntimeError, match="load clients failed"):
+            clients.drive(engine.url, "chat", [(chat("hang 3", stream=True), 3)] * 2, [0.0, 0.0], limit_s=3.0)
+        assert clients.drive(engine.url, "chat", bodies, [0.0] * 4).errors == 0
+        assert clients.drive("http://127.0.0.1:9", "chat", bodies, [0.0] * 4).errors == 4
+
+
 # ---------------------------------------------------------------------------------------------------- the box, up
 
 
@@ -546,6 +649,53 @@ def test_a_process_that_ends_or_never_gets_ready_is_one_line(tmp_path: Path) -> 
         with pytest.raises(processes.NotStarted, match=words), \
                 processes.running("it", [sys.executable, "-c", code], "http://127.0.0.1:9", "/", tmp_path / "log", ready_s=2):
             pass
+
+
+class Pretended(str):
+    """torch sees "cpu", and the run believes in a GPU."""
+
+    def __eq__(self, other: object) -> bool:
+        return other == "cuda"
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.slow
+def test_the_path_on_a_gpu_is_walked_with_stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Path) -> None:
+    """vLLM's place is taken by transformers' server, 8B's by the tiny model; Triton, processes, order and metrics are the real ones."""
+    needed("Triton Inference Server", encoder.installed(), encoder.INSTALL)
+
+    def command(folder: Path, port: int, *, random_weights: bool = False, **_: object) -> list[str]:
+        if random_weights:
+            engines.save_random(folder, engines.TINY)
+        return processes.module("llm", str(folder), "--device", "cpu", "--port", str(port))
+
+    monkeypatch.setenv("LLM_MODEL", str(tiny))
+    monkeypatch.setattr(processes, "vllm_command", command)
+    monkeypatch.setattr(encoder, "FULL", encoder.TINY)  # config.pbtxt names the full one, so it is replaced in the copy below
+    monkeypatch.setattr(encoder, "copied", lambda at, name, copied=encoder.copied: renamed(copied(at, name)))
+    monkeypatch.setattr(engines, "LLAMA_8B", engines.TINY)
+    monkeypatch.setattr(run, "SHAPED_LENGTHS", LENGTHS)
+    monkeypatch.setattr(run, "SHAPED_BATCH", 4)
+    monkeypatch.setattr(run, "FULL", replace(run.SMOKE, shares=(0.5, 0.75), least_load=80, most_load=80, images=80))
+    monkeypatch.setattr(run.machine, "ceilings", lambda _: (Metric("ceiling_copy", "copy", "GB/s", "higher", measure.exact(3000.0)),))
+    for name in ("BUDGET_S", "SHAPED_BY_S", "SLOW_BY_S", "READY_BY_S", "OVER_S", "GRACE_S", "CLIENT_LIMIT_S"):
+        monkeypatch.setattr(run, name, 500.0)
+    pretended: Any = Pretended("cpu")
+    seen = run.run(Context(tmp_path, pretended))
+    assert seen.not_measured == () and seen.notes == ()
+    engines_, latency, images, shaped = seen.tables
+    assert [row[0] for row in engines_.rows] == [STATIC, VLLM, COMPILED, "generate, one at a time", f"{CONTINUOUS}, no HTTP"]
+    assert [row[:3] for row in latency.rows] == [(VLLM, "closed", 100), (VLLM, "open", 50), (VLLM, "open", 75),
+                                                 (f"{VLLM} behind the gateway", "open", 200)]
+    assert [row[0] for row in images.rows] == ["Triton, grpc"] * 3 + ["Triton, http"] * 3 and len(shaped.rows) == 2
+    assert all(row[11] == 0 for row in latency.rows) and all(row[7] == 0 for row in images.rows)
+
+
+def renamed(repository: Path) -> Path:
+    config = repository / "encoder" / "config.pbtxt"
+    config.write_text(config.read_text().replace("vit_base_patch16_224", encoder.TINY))
+    return repository
 
 
 # ---------------------------------------------------------------------------------------------------- rules and dashboards

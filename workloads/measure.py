@@ -489,12 +489,22 @@ def energy_j(call: Call, seconds: float = 3.0) -> float | None:
     Reads NVML's total energy counter, which moves every 20-100 ms: the average runs from one move to another, not from
     some moment between two.
     """
+    with energy_counter() as read_mj:
+        return _kept(joules_a_call(call, seconds, read_mj)) if read_mj else None
+
+
+@contextlib.contextmanager
+def energy_counter() -> Iterator[Callable[[], int] | None]:
+    """What reads the millijoules that the current GPU has used so far; None without a GPU that counts them. The counter moves
+    every 20-100 ms, so what is read before and after a block of seconds is that block's energy within a few percent."""
     if not torch.cuda.is_available():
-        return None
+        yield None
+        return
     try:
         import pynvml  # an extra, and only a machine with a GPU has use for it
     except ModuleNotFoundError:
-        return None
+        yield None
+        return
     pynvml.nvmlInit()
     try:
         uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
@@ -502,8 +512,8 @@ def energy_j(call: Call, seconds: float = 3.0) -> float | None:
             gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
             pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
         except pynvml.NVMLError:  # a slice of a GPU, or one without a counter
-            return None
-        return _kept(joules_a_call(call, seconds, lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)))
+            gpu = None
+        yield (lambda: int(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu))) if gpu else None
     finally:
         pynvml.nvmlShutdown()
 

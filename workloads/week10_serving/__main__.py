@@ -74,6 +74,19 @@ def client() -> None:
     run()
 
 
+@main.command(hidden=True)
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), required=True)
+def compiled(model: Path, folder: Path, device: Literal["cuda", "cpu"]) -> None:
+    """`generate` with a static cache; see compiled.py."""
+    from workloads import measure
+    from workloads.week10_serving.compiled import work
+
+    measure.lone_thread(device)
+    work(model, device, folder)
+
+
 @main.command()
 @click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="LLM_MODEL", required=True,
               help="a local checkpoint, as save_pretrained leaves one")

@@ -1,18 +1,22 @@
 """The load: a process of its own that sends requests when they are due, and writes down when each was answered.
 
 Open loop: when a request is sent follows from the schedule alone. A process is given its share of the requests as one line of
-JSON and answers with one; several share a schedule, so that no client's Python is what is measured.
+JSON and answers with one, schedule after schedule; several share one, so that no client's Python is what is measured.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from types import TracebackType
 from typing import Any, Literal
 
 import httpx
@@ -25,8 +29,9 @@ from workloads.week10_serving.infer import SIDE, infer_answer, infer_request
 from workloads.week10_serving.traffic import Ask
 
 Protocol = Literal["completions", "chat", "http", "grpc"]
-REQUEST_S = 120.0
-HEAD_START_S = 0.2  # from when a client is told to begin to its schedule's start: connections are made meanwhile
+REQUEST_S = 60.0
+LIMIT_S = 90.0  # after the last request was due every answer is there or failed, or the clients hang
+HEAD_START_S = 0.2  # from when a client is told to begin to its schedule's start
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,55 +54,112 @@ class Load:
         return max(max(one.last, one.due) for one in self.served) - min(one.due for one in self.served)
 
 
-def drive(url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float], clients: int) -> Load:
-    """Send each body (with the tokens its answer must have) `due` seconds after the start, from `clients` processes.
+class Clients:
+    """Processes that take one schedule after another. A new one costs seconds of imports, which a schedule would wait for."""
 
-    Raises RuntimeError where a client ends without an answer. A request that fails is Served with its error, never dropped.
-    """
-    workers = [subprocess.Popen(processes.module("client"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-               for _ in range(clients)]
-    try:
-        for i, worker in enumerate(workers):
-            mine = slice(i, None, clients)
-            assert worker.stdin and worker.stdout
-            worker.stdin.write(json.dumps({"url": url, "protocol": protocol, "bodies": bodies[mine], "due": due[mine]}) + "\n")
-            worker.stdin.flush()
-        for worker in workers:
-            assert worker.stdout and worker.stdout.readline() == "ready\n", "a client did not start"
-        began = clock_s() + HEAD_START_S
-        for worker in workers:
-            assert worker.stdin
-            worker.stdin.write(f"{began!r}\n")
-            worker.stdin.close()
-        answers = []
-        for worker in workers:
-            assert worker.stdout
-            line = worker.stdout.readline()
-            if worker.wait() != 0 or not line:
-                raise RuntimeError(f"a load client ended with {worker.returncode}")
-            answers.append(json.loads(line))
-    finally:
-        for worker in workers:
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.workers: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Clients:
+        self._start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        self.workers = [subprocess.Popen(processes.module("client"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                        for _ in range(self.count)]
+
+    def _stop(self) -> None:
+        for worker in self.workers:
             worker.kill()
+        for worker in self.workers:
             worker.wait()
             for pipe in (worker.stdin, worker.stdout):
-                if pipe and not pipe.closed:
-                    pipe.close()
-    served = sorted((Served(**one) for answer in answers for one in answer["served"]), key=lambda one: one.due)
-    return Load(tuple(served), max(answer["busy"] for answer in answers))
+                with contextlib.suppress(BrokenPipeError):  # what was still to be written has no reader
+                    if pipe:
+                        pipe.close()
+
+    def drive(self, url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float], *,
+              limit_s: float = LIMIT_S) -> Load:
+        """Send each body (with the tokens its answer must have) `due` seconds after the start.
+
+        Raises RuntimeError where a client ends without an answer, as all do `limit_s` seconds after the last request was due; new
+        ones are started then. A request that fails is Served with its error, never dropped.
+        """
+        overdue = threading.Timer(max(due, default=0.0) + limit_s, self._kill)
+        overdue.start()
+        try:
+            answers = self._answers(url, protocol, bodies, due)
+        except (OSError, RuntimeError, ValueError) as error:
+            self._stop()
+            self._start()
+            raise RuntimeError(f"the load clients failed: {error}") from error
+        finally:
+            overdue.cancel()
+        served = sorted((Served(**one) for answer in answers for one in answer["served"]), key=lambda one: one.due)
+        return Load(tuple(served), max(answer["busy"] for answer in answers))
+
+    def _kill(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+    def _answers(self, url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float]) -> list[Any]:
+        for i, worker in enumerate(self.workers):
+            mine = slice(i, None, self.count)
+            _tell(worker, json.dumps({"url": url, "protocol": protocol, "bodies": bodies[mine], "due": due[mine]}))
+        for worker in self.workers:
+            if _heard(worker) != "ready\n":
+                raise RuntimeError("a client did not start")
+        began = clock_s() + HEAD_START_S
+        for worker in self.workers:
+            _tell(worker, repr(began))
+        return [json.loads(_heard(worker)) for worker in self.workers]
+
+
+def _tell(worker: subprocess.Popen[str], line: str) -> None:
+    assert worker.stdin
+    worker.stdin.write(f"{line}\n")
+    worker.stdin.flush()
+
+
+def _heard(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout
+    line = worker.stdout.readline()
+    if not line:
+        raise RuntimeError(f"one ended with {worker.wait()}")
+    return line
+
+
+def drive(url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float], clients: int) -> Load:
+    """One schedule through `clients` new processes; see Clients.drive."""
+    with Clients(clients) as started:
+        return started.drive(url, protocol, bodies, due)
 
 
 def main() -> None:
-    """One client: reads its order, says "ready", reads when to begin, and prints what it saw."""
-    order = json.loads(sys.stdin.readline())
-    print("ready", flush=True)  # noqa: T201  this process's answer
-    print(json.dumps(asyncio.run(_all(order, float(sys.stdin.readline())))), flush=True)  # noqa: T201  as above
+    """One client: reads an order, says "ready", reads when to begin, prints what it saw, and reads the next."""
+    asyncio.run(_orders())
 
 
-async def _all(order: dict[str, Any], began: float) -> dict[str, Any]:
-    used_s = _cpu_s()
-    async with httpx.AsyncClient(timeout=REQUEST_S, limits=httpx.Limits(max_connections=None), trust_env=False) as client:
+async def _orders() -> None:
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        print(json.dumps(await _all(json.loads(line))), flush=True)  # noqa: T201  this process's answer
+
+
+async def _all(order: dict[str, Any]) -> dict[str, Any]:
+    """All that costs time and is no request comes before "ready": libraries, connections' contexts, random pixels."""
+    no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the default one reads every root certificate, for plain HTTP
+    async with httpx.AsyncClient(timeout=REQUEST_S, limits=httpx.Limits(max_connections=None), trust_env=False, verify=no_tls) as client:
         grpc = _Grpc(order["url"]) if order["protocol"] == "grpc" else None
+        if grpc:
+            await grpc.connect()
+        images = {body["seed"]: pixels_of(body["seed"]) for body, _ in order["bodies"]} if order["protocol"] in ("grpc", "http") else {}
+        print("ready", flush=True)  # noqa: T201  this process's answer
+        began = float(await asyncio.to_thread(sys.stdin.readline))
+        used_s = _cpu_s()
 
         async def one(body: dict[str, Any], tokens: int, after: float) -> Served:
             due = began + after
@@ -105,10 +167,10 @@ async def _all(order: dict[str, Any], began: float) -> dict[str, Any]:
             sent = clock_s()
             try:
                 if grpc:
-                    first = last = await grpc.embed(body["seed"])
+                    first = last = await grpc.embed(images[body["seed"]])
                     return Served(due, sent, first, last, tokens)
                 if order["protocol"] == "http":
-                    first = last = await _embed(client, order["url"], body["seed"])
+                    first = last = await _embed(client, order["url"], images[body["seed"]])
                     return Served(due, sent, first, last, tokens)
                 return await _stream(client, order["url"], order["protocol"], body, tokens, due, sent)
             except (httpx.HTTPError, ValueError, KeyError, RuntimeError) as error:
@@ -117,10 +179,10 @@ async def _all(order: dict[str, Any], began: float) -> dict[str, Any]:
 
         planned = zip(order["bodies"], order["due"], strict=True)
         served = await asyncio.gather(*(one(body, tokens, after) for (body, tokens), after in planned))
+        busy = (_cpu_s() - used_s) / max(clock_s() - began, 1e-9)
         if grpc:
             await grpc.client.close()
-    return {"served": [asdict(one) for one in served],
-            "busy": (_cpu_s() - used_s) / max(clock_s() - began, 1e-9)}
+    return {"served": [asdict(one) for one in served], "busy": busy}
 
 
 def _cpu_s() -> float:
@@ -161,25 +223,32 @@ def pixels_of(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-async def _embed(client: httpx.AsyncClient, url: str, seed: int) -> float:
-    infer_answer(await client.post(f"{url}/v2/models/encoder/infer", **infer_request(pixels_of(seed))))
+async def _embed(client: httpx.AsyncClient, url: str, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
+    infer_answer(await client.post(f"{url}/v2/models/encoder/infer", **infer_request(pixels)))
     return clock_s()
 
 
 class _Grpc:
-    """Triton's own gRPC client."""
+    """Triton's own gRPC client; it raises RuntimeError where Triton says no, or is gone."""
 
     def __init__(self, address: str) -> None:
         from tritonclient.grpc import InferInput
         from tritonclient.grpc.aio import InferenceServerClient
+        from tritonclient.utils import InferenceServerException
 
-        self.input, self.client = InferInput, InferenceServerClient(address)
+        self.input, self.failure, self.client = InferInput, InferenceServerException, InferenceServerClient(address)
 
-    async def embed(self, seed: int) -> float:
-        pixels = pixels_of(seed)
+    async def connect(self) -> None:
+        with contextlib.suppress(self.failure):  # each request will say so
+            await self.client.is_server_live(client_timeout=REQUEST_S)
+
+    async def embed(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
         given = self.input("IMAGE", list(pixels.shape), "UINT8")
         given.set_data_from_numpy(pixels)
-        (await self.client.infer("encoder", [given])).as_numpy("EMBEDDING")
+        try:
+            (await self.client.infer("encoder", [given], client_timeout=REQUEST_S)).as_numpy("EMBEDDING")
+        except self.failure as error:
+            raise RuntimeError(str(error)) from None
         return clock_s()
 
 

@@ -16,8 +16,10 @@ import numpy.typing as npt
 from workloads.week10_serving.processes import NotInstalled
 
 REPOSITORY = Path(__file__).with_name("model_repository")
-# The wheel pins numpy below 2, so it lives beside the packages and not among them; only its binaries are used.
+# The wheel pins numpy below 2, so it lives beside the packages and not among them; only its binaries are used. Where it was
+# installed among them without its dependencies, it is found there too.
 SERVER = Path(sys.prefix) / "tritonserver"
+AMONG = Path(sysconfig.get_path("purelib"))
 INSTALL = f"pip install --no-deps --target {SERVER.name} nvidia-pytriton==0.7.0, with {SERVER.name} in the virtual environment"
 FULL, TINY = "vit_base_patch16_224", "vit_tiny_patch16_224"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,8 +32,13 @@ class Ports:
     metrics: int
 
 
+def home() -> Path | None:
+    """The folder in which the wheel was unpacked; None where Triton is not installed."""
+    return next((at for at in (SERVER, AMONG) if (at / "pytriton" / "tritonserver" / "bin" / "tritonserver").is_file()), None)
+
+
 def installed() -> bool:
-    return (SERVER / "pytriton" / "tritonserver" / "bin" / "tritonserver").is_file()
+    return home() is not None
 
 
 def copied(target: Path, architecture: str) -> Path:
@@ -46,9 +53,10 @@ def copied(target: Path, architecture: str) -> Path:
 
 def command(repository: Path, scratch: Path, ports: Ports) -> list[str]:
     """Triton on `repository`. `scratch` takes its python backend, put together for this Python. Raises NotInstalled."""
-    if not installed():
+    at = home()
+    if at is None:
         raise NotInstalled(f"Triton Inference Server is not installed: {INSTALL}")
-    root = SERVER / "pytriton" / "tritonserver"
+    root = at / "pytriton" / "tritonserver"
     version = ".".join(platform.python_version_tuple()[:2])
     stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
@@ -59,7 +67,7 @@ def command(repository: Path, scratch: Path, ports: Ports) -> list[str]:
     server = shutil.copy(root / "bin" / "tritonserver", scratch)
     for binary in (Path(server), backend / stub.name):
         binary.chmod(0o755)  # pip leaves it out
-    libraries = f"{SERVER / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
+    libraries = f"{at / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
     return ["env", f"LD_LIBRARY_PATH={libraries}", str(server), f"--model-repository={repository}",
             f"--backend-directory={scratch / 'backends'}", "--http-address=127.0.0.1", f"--http-port={ports.http}",
             "--grpc-address=127.0.0.1", f"--grpc-port={ports.grpc}", "--metrics-address=127.0.0.1", f"--metrics-port={ports.metrics}",

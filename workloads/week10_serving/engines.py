@@ -27,7 +27,9 @@ PAD = 0  # masked out, so any token will do
 TINY = LlamaConfig(vocab_size=corpus.VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
                    num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=0)
 LLAMA_8B = LlamaConfig(vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
-                       num_key_value_heads=8, max_position_embeddings=8192, bos_token_id=128_000, eos_token_id=128_001)
+                       num_key_value_heads=8, max_position_embeddings=8192, bos_token_id=128_000, eos_token_id=128_001,
+                       # said by name: a config.json alone names none, and vLLM would take it for a model that only embeds
+                       architectures=["LlamaForCausalLM"])
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
 
@@ -41,9 +43,10 @@ def save_random(folder: Path, config: LlamaConfig) -> Path:
 
 
 def load(folder: Path, device: str, dtype: torch.dtype) -> Any:
-    """A checkpoint whose end-of-text token is forgotten: `generate` would fill it in wherever a request names none."""
+    """A checkpoint whose end-of-text token, penalties and other habits are forgotten: `generate` would fill them in wherever a
+    request names none."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-    model.generation_config.eos_token_id = None
+    model.generation_config = GenerationConfig()
     return model.to(device).eval()
 
 

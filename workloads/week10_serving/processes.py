@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,10 +13,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import httpx
 
 STOP_S = 40.0
+TOGETHER_S = 10.0
 
 
 class NotStarted(RuntimeError):
@@ -34,18 +38,60 @@ class Service:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def stop(self) -> int:
-        """SIGTERM, and time to drain; its exit code."""
+    def stop(self, stop_s: float = STOP_S) -> int:
+        """SIGTERM, and time to drain; its exit code. After `stop_s` seconds it is killed, and so is whatever it started: an engine's
+        worker must not keep the GPU's memory."""
         self.process.terminate()
         try:
-            return self.process.wait(STOP_S)
+            return self.process.wait(stop_s)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            for pid in (*descendants(self.process.pid), self.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             return self.process.wait()
 
+    def lines(self, most: int) -> list[str]:
+        """The last lines of its log."""
+        return self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-most:]
+
     def tail(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else "no output"
+        return next(iter(self.lines(1)), "no output")[:200]
+
+
+class Together:
+    """Services that start side by side, because each takes a minute to be ready, and that all end with the block."""
+
+    def __init__(self) -> None:
+        self.services: list[Service] = []
+
+    def __enter__(self) -> Together:
+        return self
+
+    def start(self, name: str, command: list[str], url: str, log: Path) -> Service:
+        """`command` as a process that is not ready yet."""
+        self.services.append(_started(name, command, url, log))
+        return self.services[-1]
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for service in self.services:
+            service.process.terminate()
+        until = time.monotonic() + TOGETHER_S
+        for service in self.services:
+            service.stop(max(0.1, until - time.monotonic()))
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process that `pid` started, directly or not, and that is still its own."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            after_name = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            parents[int(stat.parent.name)] = int(after_name[1])
+    found: list[int] = []
+    level = {pid}
+    while level := {child for child, parent in parents.items() if parent in level}:
+        found += level
+    return found
 
 
 def free_port() -> int:
@@ -57,12 +103,16 @@ def free_port() -> int:
 @contextlib.contextmanager
 def starting(name: str, command: list[str], url: str, log: Path) -> Iterator[Service]:
     """`command` as a process that may not be ready yet; it is stopped at the end, whatever happens."""
+    service = _started(name, command, url, log)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def _started(name: str, command: list[str], url: str, log: Path) -> Service:
     with log.open("wb") as out:
-        service = Service(name, url, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT), log)
-        try:
-            yield service
-        finally:
-            service.stop()
+        return Service(name, url, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT), log)
 
 
 @contextlib.contextmanager
@@ -91,12 +141,21 @@ def module(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "workloads.week10_serving", *arguments]
 
 
-def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: int, random_weights: bool = False) -> list[str]:
-    """vLLM's own server. Prefixes are not cached, so nothing is saved by prompts that look alike. Raises NotInstalled."""
+def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: int, cache_bytes: int | None = None,
+                 neutral: bool = False, random_weights: bool = False) -> list[str]:
+    """vLLM's own server. Prefixes are not cached, so nothing is saved by prompts that look alike. Raises NotInstalled.
+
+    With `cache_bytes` for keys and values it does not measure what is free, and so bears that others take and free memory of the
+    GPU while it starts; `memory_share` of the GPU must be free then, and is no limit. `neutral`: how to sample is said by requests
+    alone, and not by a checkpoint that brings, say, a penalty for repetition.
+    """
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalled("vLLM is not installed: pip install '.[serving]'")
-    return ["env", "VLLM_USE_FLASHINFER_SAMPLER=0", "VLLM_NO_USAGE_STATS=1", sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+    return ["env", "VLLM_USE_FLASHINFER_SAMPLER=0", "VLLM_NO_USAGE_STATS=1", "HF_HUB_OFFLINE=1",
+            sys.executable, "-m", "vllm.entrypoints.openai.api_server",
             "--model", str(folder), "--served-model-name", "engine", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
             "--gpu-memory-utilization", f"{memory_share:.2f}", "--max-model-len", str(most_tokens), "--max-num-seqs", "512",
             "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
+            *(["--kv-cache-memory-bytes", str(cache_bytes)] if cache_bytes else []),
+            *(["--generation-config", "vllm"] if neutral else []),
             *(["--load-format", "dummy", "--skip-tokenizer-init"] if random_weights else [])]

@@ -1,10 +1,10 @@
 """Week 10's measurement: one list of requests through every engine, side by side; then arrivals by a schedule; then images.
 
-What to expect is in the package's docstring. Order: the engine starts; the best static batch is found; every engine's tokens are
-held to a float32 reference; then static batch and engine take turns, block by block; then open-loop load at shares of what the
-engine can do; the other rows follow once each, the one that compiles for a minute last of all. Images go through Triton in
-the same way, and then static batch and vLLM take turns on random weights of Llama-8B's shape. What is not installed is said,
-and nothing stands in for it.
+What to expect is in the package's docstring. Order: all that takes a minute to start does so side by side (vLLM twice, Triton, what
+compiles), and nothing is timed before the last of them is ready or ended. Then what is judged: the best static batch is found;
+tokens are held to a float32 reference; static batch and engine take turns, block by block; open-loop load at the judged share of
+what the engine can do; images through Triton in the same way; static batch and vLLM in turns on random weights of Llama-8B's
+shape. The other rows follow once each while time is left. What is not installed is said, and nothing stands in for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import contextlib
 import gzip
 import json
 import random
+import signal
+import ssl
 import statistics
 import tempfile
 import time
@@ -29,24 +31,69 @@ import torch
 
 from workloads import checkpoint, machine, measure
 from workloads.spec import Context, Observed
-from workloads.week10_serving import PARITY, REQUESTS, THROUGHPUT, TPOT, TTFT, client, encoder, engines, infer, processes
-from workloads.week10_serving.client import bodies_of, drive
+from workloads.week10_serving import (
+    EMBEDDING,
+    IMAGE,
+    PARITY,
+    REQUESTS,
+    SHAPED,
+    THROUGHPUT,
+    TPOT,
+    TTFT,
+    client,
+    compiled,
+    encoder,
+    engines,
+    infer,
+    processes,
+)
+from workloads.week10_serving.client import Clients, bodies_of
 from workloads.week10_serving.engines import Tokens
-from workloads.week10_serving.processes import NotInstalled, NotStarted, Service, running, starting
-from workloads.week10_serving.story import CONTINUOUS, GATEWAY, STATIC, VLLM, Decoding, EngineRow, LoadRow, Story, observed
+from workloads.week10_serving.processes import NotInstalled, NotStarted, Service, Together
+from workloads.week10_serving.story import (
+    COMPILED,
+    CONTINUOUS,
+    GATEWAY,
+    JUDGED_SHARE,
+    STATIC,
+    VLLM,
+    Decoding,
+    EngineRow,
+    LoadRow,
+    Story,
+    observed,
+)
 from workloads.week10_serving.traffic import Ask, Lengths, arrivals, asks, tokens_of
 
 OF_VLLM = tuple(target.name for target in (THROUGHPUT, PARITY, TTFT, TPOT))
+OF_TRITON = tuple(target.name for target in (IMAGE, EMBEDDING))
 MODEL_VARIABLE = "LLM_MODEL"
-ENGINE_READY_S = 240.0
-BUDGET_S = 500.0  # nothing further begins after this; a full run ends within ten minutes
-SHAPED_BY_S = 400.0  # later than this, random weights of 8B's shape find no time: vLLM alone needs 100 s to start
+
+# Seconds from the start of the run. A run that is stopped loses everything, so this one ends by itself, well within ten minutes.
+READY_BY_S = 260.0  # vLLM needs 100 s on an idle machine; what is not ready by then is ended, for nothing may start beside a timing
+BUDGET_S = 430.0  # nothing further begins after this
+SHAPED_BY_S = 375.0  # later than this 8B's shape, which takes a minute, finds no time
+SLOW_BY_S = 395.0  # nor does what takes half a minute
+OVER_S = 465.0  # whatever still runs is left, and what was measured is kept
+GRACE_S = 20.0  # what only fills a row is waited for so long
+CLIENT_LIMIT_S = 30.0
+
+TEXT_CACHE_BYTES = 8 * 2**30  # 370,000 tokens of SmolLM2: four times what 512 requests hold
+SHAPED_CACHE_BYTES = 8 * 2**30  # 65,000 tokens of Llama-8B: twice what 128 requests hold
 SHAPED_BATCH, SHAPED_LENGTHS = 128, Lengths(128, 512, 48, 128)
 WORDS = "the quick brown fox jumps over the lazy dog and then it "
 
 
 class EngineFailed(RuntimeError):
     """The engine answered wrongly, or not; the text is one line."""
+
+
+class OutOfTime(BaseException):
+    """The run is over, wherever it is; no handler for errors is meant to take it."""
+
+
+# What a part of the run may die of without taking the others along; EngineFailed, NotStarted and CUDA's errors are RuntimeErrors.
+FAILURES = (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ImportError, httpx.HTTPError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +116,74 @@ class Sizes:
     images: int
 
 
-FULL = Sizes(Lengths(128, 512, 64, 192), requests=256, batches=(32, 128, 256), alone=4, checked=64, rounds=6, shares=(0.25, 0.5, 0.75, 0.9),
-             load_s=8.0, most_load=2000, least_load=300, clients=6, through_gateway=300, gateway_share=0.25, images=1500)
+FULL = Sizes(Lengths(128, 512, 64, 192), requests=256, batches=(256, 128, 32), alone=3, checked=64, rounds=6, shares=(0.25, 0.5, 0.75, 0.9),
+             load_s=6.0, most_load=2000, least_load=300, clients=6, through_gateway=300, gateway_share=0.25, images=1000)
 SMOKE = Sizes(Lengths(8, 24, 6, 12), requests=8, batches=(2, 4), alone=8, checked=8, rounds=6, shares=(0.75,), load_s=0.1, most_load=8,
               least_load=8, clients=1, through_gateway=20, gateway_share=2.0, images=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every part of the run has at hand."""
+
+    ctx: Context
+    sizes: Sizes
+    at: Path
+    story: Story
+    together: Together
+    clients: Clients
+    began: float
+
+    def age_s(self) -> float:
+        return time.monotonic() - self.began
+
+    def part(self, what: str, work: Callable[[], object], *targets: str, by_s: float = BUDGET_S) -> None:
+        """Do one part of the run, unless it is late. What it fails of is told, and the other parts go on; a smoke run stops."""
+        if self.age_s() > by_s:
+            self.story.miss("no time was left", *targets)
+            self.story.notes.append(f"No time was left for {what}")
+            return
+        try:
+            work()
+        except FAILURES as error:
+            if self.ctx.smoke:
+                raise
+            said = "out of memory" if isinstance(error, torch.OutOfMemoryError) else f"{type(error).__name__}: {_first_line(error)}"
+            self.story.miss(f"{what}: {said}", *targets)
+            self.story.notes.append(f"{what} failed: {said}")
+            self.ctx.progress(self.story.notes[-1])
+        measure.free(self.ctx.device)
+
+    def ready(self, service: Service, health: str, *targets: str) -> bool:
+        """Whether a service is ready in time; if not it is ended, and the end of its log is shown."""
+        try:
+            processes.wait(service, health, max(1.0, READY_BY_S - self.age_s()))
+        except NotStarted as error:
+            self.story.miss(str(error), *targets)
+            self.ctx.progress("\n    ".join([str(error), *service.lines(60)]))
+            service.stop(processes.TOGETHER_S)
+            return False
+        self.ctx.progress(f"{service.name} is ready")
+        return True
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")[:300]
+
+
+@contextlib.contextmanager
+def _over_after(seconds: float) -> Iterator[None]:
+    """Raises OutOfTime in here once `seconds` are over, also out of a wait for another process."""
+    def end(*_: object) -> None:
+        raise OutOfTime
+
+    handler = signal.signal(signal.SIGALRM, end)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def run(ctx: Context) -> Observed:
@@ -81,28 +192,76 @@ def run(ctx: Context) -> Observed:
     measure.lone_thread(ctx.device)
     named = checkpoint.named(MODEL_VARIABLE)  # first of all: a wrong path ends the run before anything is measured
     story = Story(ctx.device, model=f"the checkpoint of {MODEL_VARIABLE}")
-
-    def late(by_s: float = BUDGET_S) -> bool:
-        return time.monotonic() - began > by_s
-
-    with tempfile.TemporaryDirectory(prefix="serving-") as scratch:
-        at = Path(scratch)
-        last: Callable[[], None] | None = None
+    with tempfile.TemporaryDirectory(prefix="serving-", ignore_cleanup_errors=True) as scratch, Together() as together, \
+            Clients(sizes.clients) as clients:
         try:
-            folder = named or _stand_alone(ctx, at / "model", story)
-        except checkpoint.NoCheckpoint as error:
-            story.miss(str(error), *OF_VLLM)
-        else:
-            last = _text(ctx, sizes, folder, at, story, late)
-        story.ceilings = machine.ceilings(ctx.device)
-        _images(ctx, sizes, at, story, late)
-        _shaped(ctx, sizes, at, story, late)
-        if last:
-            last()
+            with _over_after(OVER_S) if ctx.device == "cuda" else contextlib.nullcontext():
+                _measure(Bench(ctx, sizes, Path(scratch), story, together, clients, began), named)
+        except OutOfTime:
+            story.notes.append(f"The run was over after {OVER_S:.0f} s, in the middle of something")
+            ctx.progress(story.notes[-1])
     if ctx.device == "cpu":
         _must_agree(story)
+    story.loads.sort(key=_place)
+    story.images.sort(key=_place)
     _write_requests(ctx.out / REQUESTS, story)
     return observed(story)
+
+
+def _place(row: LoadRow) -> tuple[str, bool, float]:
+    return row.engine, row.arrivals == "open", row.share
+
+
+def _measure(bench: Bench, named: Path | None) -> None:
+    """All starts first, then what is judged, then the rest while time is left."""
+    story, part = bench.story, bench.part
+    shaped, triton = _start_shaped(bench), _start_triton(bench)
+    text: Text | None = None
+    try:
+        folder = named or _stand_alone(bench.ctx, bench.at / "model", story)
+    except checkpoint.NoCheckpoint as error:
+        story.miss(str(error), *OF_VLLM)
+    else:
+        text = _start_text(bench, folder)
+    if triton and bench.ready(triton.service, "/v2/health/ready", *OF_TRITON):
+        part("the check of embeddings", partial(_check_embeddings, bench, triton), *OF_TRITON)
+    else:
+        triton = None
+    if text:
+        _ready_text(bench, text)
+    if shaped and not bench.ready(shaped, "/health", SHAPED.name):
+        shaped = None
+    if text:
+        _ready_compiled(bench, text)
+        part("text, in turns", partial(_turns, bench, text), *OF_VLLM)
+        if text.ready:
+            part("text under load", partial(_judged_load, bench, text), TTFT.name, TPOT.name)
+    if triton:
+        part("images", partial(_images, bench, triton, "http", (JUDGED_SHARE,)), IMAGE.name)
+    if text and text.right:
+        part(COMPILED, partial(_compiled_row, bench, text))
+    if shaped:
+        part("8B's shape", partial(_shaped, bench, shaped), SHAPED.name, by_s=SHAPED_BY_S)
+    part("the ceilings", partial(_ceilings, bench))
+    others = [share for share in bench.sizes.shares if share != JUDGED_SHARE]
+    if text and text.capacity:
+        for share in others:
+            part(f"{share:.0%} of capacity", partial(_share, bench, text, share))
+    if triton:
+        part("images through gRPC", partial(_images, bench, triton, "grpc", (JUDGED_SHARE, *others)))
+    if text and text.capacity:
+        part("the gateway", partial(_through_gateway, bench, text))
+    if text and text.right:
+        alone = text.requests[:bench.sizes.alone]
+        part("one at a time", partial(_row, bench, "generate, one at a time", "batch 1", alone,
+                                      partial(engines.in_batches, text.model, alone, 1), text.right))
+        part(f"{CONTINUOUS}, no HTTP", partial(_continuous_row, bench, text), by_s=SLOW_BY_S)
+    if triton:
+        part("images through HTTP", partial(_images, bench, triton, "http", others))
+
+
+def _ceilings(bench: Bench) -> None:
+    bench.story.ceilings = machine.ceilings(bench.ctx.device)
 
 
 def _stand_alone(ctx: Context, target: Path, story: Story) -> Path:
@@ -111,91 +270,135 @@ def _stand_alone(ctx: Context, target: Path, story: Story) -> Path:
         story.model = "tiny random Llama"
         return engines.save_random(target, engines.TINY)
     story.model = "SmolLM2-135M-Instruct"
-    return checkpoint.save_smollm2(target)
+    folder = checkpoint.save_smollm2(target)
+    ctx.progress(f"{story.model} is converted")
+    return folder
 
 
 # ---------------------------------------------------------------------------------------------------- text
 
 
-@contextlib.contextmanager
-def _engine(ctx: Context, folder: Path, at: Path, story: Story) -> Iterator[Service]:
+@dataclass(slots=True)
+class Text:
+    """One model, the requests to it, and what serves it; `right` are the static batch's answers, once there are."""
+
+    folder: Path
+    engine: Service
+    gateway: Service
+    compiled: Service | None
+    model: Any
+    requests: tuple[Ask, ...]
+    ready: bool = False
+    batch: int = 0
+    right: Sequence[Tokens] = ()
+    capacity: float = 0.0
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.config.vocab_size)
+
+
+def _start_text(bench: Bench, folder: Path) -> Text:
+    """Engine, gateway and what compiles, started; the model on the host, for no service is ready yet."""
+    ctx, sizes, together = bench.ctx, bench.sizes, bench.together
+    engine = _start_engine(bench, folder)
+    port = processes.free_port()
+    gateway = together.start(GATEWAY, processes.module(
+        "gateway", "--engine-url", engine.url, "--encoder-url", "http://127.0.0.1:9", "--port", str(port)),
+        f"http://127.0.0.1:{port}", bench.at / "gateway.log")
+    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    requests = asks(sizes.requests, sizes.lengths, vocabulary, ctx.seed)
+    return Text(folder, engine, gateway, _start_compiled(bench, folder, requests),
+                engines.load(folder, "cpu", torch.bfloat16 if ctx.device == "cuda" else torch.float32), requests)
+
+
+def _start_engine(bench: Bench, folder: Path) -> Service:
     """vLLM, or where it is not installed or this is no GPU transformers' continuous batching, under its own name; not yet ready."""
+    ctx, story = bench.ctx, bench.story
     port = processes.free_port()
     command = processes.module("llm", str(folder), "--device", ctx.device, "--port", str(port))
     story.engine = CONTINUOUS
     if ctx.device == "cuda":
         try:
-            command, story.engine = processes.vllm_command(folder, port, memory_share=0.4, most_tokens=2048), VLLM
+            command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True)
+            story.engine = VLLM
         except NotInstalled as error:
             story.miss(str(error), *OF_VLLM)
             ctx.progress(f"{error}; its rows stay empty")
     else:
         story.miss("vLLM needs a GPU", *OF_VLLM)
-    with starting(story.engine, command, f"http://127.0.0.1:{port}", at / "engine.log") as service:
-        yield service
+    return bench.together.start(story.engine, command, f"http://127.0.0.1:{port}", bench.at / "engine.log")
 
 
-def _text(ctx: Context, sizes: Sizes, folder: Path, at: Path, story: Story, late: Callable[[], bool]) -> Callable[[], None]:
-    """What is judged, and the quick rows; returns the row that compiles for a minute, for where time is left at the end."""
-    with _engine(ctx, folder, at, story) as engine:
-        # Not on the GPU yet: vLLM ends where memory comes and goes while it measures what is free.
-        model = engines.load(folder, "cpu", torch.bfloat16 if ctx.device == "cuda" else torch.float32)
-        ready = True
-        try:
-            processes.wait(engine, "/health", ENGINE_READY_S)
-        except NotStarted as error:
-            ready = False
-            story.miss(str(error), *OF_VLLM)
-        ctx.progress(f"{story.engine} is ready" if ready else story.missed[OF_VLLM[0]])
-        model.to(ctx.device)
-        requests = asks(sizes.requests, sizes.lengths, model.config.vocab_size, ctx.seed)
-        story.decoding = Decoding(
-            engines.weight_bytes(model), engines.cache_bytes_a_token(model.config, model.dtype.itemsize), len(requests),
-            statistics.fmean(len(ask.prompt) + ask.new_tokens / 2 for ask in requests))
-        batch = _best_batch(ctx, (ctx.batch,) if ctx.batch else sizes.batches, model, requests)
-        static = partial(engines.in_batches, model, requests, batch)
-        right = static()
-        if ready:
-            try:
-                _beside_engine(ctx, sizes, folder, at, engine, static, right, batch, requests, model.config.vocab_size, story, late)
-            except (EngineFailed, httpx.HTTPError) as error:
-                if ctx.smoke:
-                    raise
-                story.miss(f"{story.engine} failed: {error}", *OF_VLLM)
-                ctx.progress(f"{story.engine} failed: {error}")
-    alone, first = requests[:sizes.alone], requests[:batch]
-    _row(ctx, "generate, one at a time", "batch 1", alone, partial(engines.in_batches, model, alone, 1), right, story, late)
-    _row(ctx, f"{CONTINUOUS}, no HTTP", "continuous", requests, partial(engines.continuous, model, requests), right, story, late)
-    return partial(_row, ctx, "generate, static cache + compile", f"static batch of {batch}", first,
-                   partial(engines.in_batches, model, first, batch, "static"), right, story, late, warm=ctx.device == "cuda")
+def _start_compiled(bench: Bench, folder: Path, requests: Sequence[Ask]) -> Service | None:
+    """`generate` with a static cache in a process of its own, where it compiles: on a GPU."""
+    if bench.ctx.device == "cpu":
+        return None
+    batch = bench.ctx.batch or max(bench.sizes.batches)
+    at = bench.at / "compiled"
+    at.mkdir()
+    compiled.write_order(at, requests[:batch], batch)
+    return bench.together.start(COMPILED, processes.module("compiled", str(folder), str(at), "--device", bench.ctx.device), "",
+                                bench.at / "compiled.log")
 
 
-def _beside_engine(ctx: Context, sizes: Sizes, folder: Path, at: Path, engine: Service, static: Callable[[], list[Tokens]],
-                   right: Sequence[Tokens], batch: int, requests: Sequence[Ask], vocabulary: int, story: Story,
-                   late: Callable[[], bool]) -> None:
-    """Static batch and engine: correctness, turns, energy; then the engine under load."""
-    continuous = partial(_answers, engine.url, requests)
-    answers = {STATIC: right, story.engine: continuous()}
-    _hold_to_reference(ctx, sizes, folder, requests, answers, story)
-    story.blocks = _take_turns({STATIC: static, story.engine: continuous, f"{story.engine} again": continuous}, sizes.rounds)
-    for name, policy in ((STATIC, f"static batch of {batch}"), (story.engine, "continuous, over HTTP")):
+def _ready_text(bench: Bench, text: Text) -> None:
+    text.ready = bench.ready(text.engine, "/health", *OF_VLLM)
+    text.model.to(bench.ctx.device)
+    bench.story.decoding = Decoding(
+        engines.weight_bytes(text.model), engines.cache_bytes_a_token(text.model.config, text.model.dtype.itemsize), len(text.requests),
+        statistics.fmean(len(ask.prompt) + ask.new_tokens / 2 for ask in text.requests))
+
+
+def _ready_compiled(bench: Bench, text: Text) -> None:
+    """It may be a little later than the rest; then it is ended, for it would compile beside what is timed."""
+    if not text.compiled:
+        return
+    until = time.monotonic() + GRACE_S
+    while not (bench.at / "compiled" / compiled.READY).exists():
+        ended = text.compiled.process.poll() is not None
+        if ended or time.monotonic() > until:
+            why = text.compiled.tail() if ended else "it was not compiled in time"
+            bench.story.notes.append(f"{COMPILED}: {why}")
+            bench.ctx.progress("\n    ".join([bench.story.notes[-1], *text.compiled.lines(20)]))
+            text.compiled.stop(processes.TOGETHER_S)
+            text.compiled = None
+            return
+        time.sleep(compiled.LOOK_S)
+    bench.ctx.progress(f"{COMPILED} is ready")
+
+
+def _turns(bench: Bench, text: Text) -> None:
+    """The best static batch; then, beside the engine: correctness, turns, energy."""
+    ctx, sizes, story = bench.ctx, bench.sizes, bench.story
+    text.batch, answers_of_batch = _best_batch(ctx, (ctx.batch,) if ctx.batch else sizes.batches, text.model, text.requests)
+    static = partial(engines.in_batches, text.model, text.requests, text.batch)
+    text.right = answers_of_batch or static()
+    if not text.ready:
+        return
+    continuous = partial(_answers, text.engine.url, text.requests)
+    answers = {STATIC: text.right, story.engine: continuous()}
+    _hold_to_reference(ctx, sizes, text.folder, text.requests, answers, story)
+    blocks, joules = _take_turns({STATIC: static, story.engine: continuous, f"{story.engine} again": continuous}, sizes.rounds)
+    story.blocks = blocks
+    for name, policy in ((STATIC, f"static batch of {text.batch}"), (story.engine, "continuous, over HTTP")):
         same = engines.identical(answers[STATIC], answers[name])
-        story.engines.append(EngineRow(name, policy, tokens_of(requests), story.blocks[name], same))
+        story.engines.append(EngineRow(name, policy, tokens_of(text.requests), story.blocks[name], same))
         ctx.progress(story.engines[-1].line())
-    for name, call in ((STATIC, static), (story.engine, continuous)):
-        if not late() and (joules := measure.energy_j(call, seconds=2.0)) is not None:
-            story.joules[name] = 1000 * joules / tokens_of(requests)
-    _load(ctx, sizes, engine, at, vocabulary, story, late)
+        if name in joules:
+            story.joules[name] = 1000 * joules[name] / tokens_of(text.requests)
 
 
-def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: Sequence[Ask]) -> int:
-    """The static batch that writes most tokens a second, from one batch of each size, after one of warm-up."""
+def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: Sequence[Ask]) -> tuple[int, list[Tokens]]:
+    """The static batch that writes most tokens a second, from one batch of each size, after one of warm-up; and its answers where
+    that one batch was of all requests."""
     engines.generated(model, [Ask(requests[0].prompt, 2)])
     rates: dict[int, float] = {}
+    found: dict[int, list[Tokens]] = {}
     for size in candidates:
         part = requests[:size]
         try:
-            _, seconds = measure.seconds(partial(engines.generated, model, part))
+            found[size], seconds = measure.seconds(partial(engines.generated, model, part))
         except torch.OutOfMemoryError:
             ctx.progress(f"static batch of {size}: out of memory")
             measure.free(ctx.device)
@@ -204,13 +407,16 @@ def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: S
         ctx.progress(f"static batch of {size}: {rates[size]:.0f} tok/s")
     if not rates:
         raise RuntimeError(f"no static batch of {', '.join(map(str, candidates))} fits in memory")
-    return max(rates, key=rates.__getitem__)
+    best = max(rates, key=rates.__getitem__)
+    return best, found[best] if best >= len(requests) else []
 
 
 def _answers(url: str, requests: Sequence[Ask]) -> list[Tokens]:
     """All requests at once over HTTP, each answered in one piece. Raises EngineFailed unless every answer is whole."""
     async def all_of_them() -> list[Tokens]:
-        async with httpx.AsyncClient(timeout=client.REQUEST_S, limits=httpx.Limits(max_connections=None), trust_env=False) as http:
+        no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the default one reads every root certificate, inside what is timed
+        async with httpx.AsyncClient(timeout=client.REQUEST_S, limits=httpx.Limits(max_connections=None), trust_env=False,
+                                     verify=no_tls) as http:
             async def one(ask: Ask) -> Tokens:
                 answer = await http.post(f"{url}/v1/completions", json=ask.body(stream=False))
                 answer.raise_for_status()
@@ -237,32 +443,65 @@ def _hold_to_reference(ctx: Context, sizes: Sizes, folder: Path, requests: Seque
     measure.free(ctx.device)
 
 
-def _take_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, ...]]:
-    """Seconds of each arm, round by round, in an order shuffled each round, as `measure.time_interleaved` does for short calls."""
+def _take_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """Seconds of each arm, round by round, in an order shuffled each round, as `measure.time_interleaved` does for short calls; and
+    the median of its joules, where the GPU counts them."""
     taken: dict[str, list[float]] = {name: [] for name in arms}
+    millijoules: dict[str, list[int]] = {name: [] for name in arms}
     order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(list(arms), len(arms)):
-            taken[name].append(measure.seconds(arms[name])[1])
-    return {name: tuple(seconds) for name, seconds in taken.items()}
+    with measure.energy_counter() as read_mj:
+        for _ in range(rounds):
+            for name in order.sample(list(arms), len(arms)):
+                before = read_mj() if read_mj else 0
+                taken[name].append(measure.seconds(arms[name])[1])
+                if read_mj:
+                    millijoules[name].append(read_mj() - before)
+    return ({name: tuple(seconds) for name, seconds in taken.items()},
+            {name: statistics.median(counts) / 1000 for name, counts in millijoules.items() if counts})
 
 
-def _row(ctx: Context, name: str, policy: str, part: Sequence[Ask], call: Callable[[], list[Tokens]], right: Sequence[Tokens], story: Story,
-         late: Callable[[], bool], *, warm: bool = False) -> None:
-    """An engine that nothing is judged by, once: warm where it compiles, and out of memory is a row."""
-    if late():
-        story.notes.append(f"No time was left for {name}")
-        return
+def _row(bench: Bench, name: str, policy: str, part: Sequence[Ask], call: Callable[[], list[Tokens]], right: Sequence[Tokens]) -> None:
+    """An engine that nothing is judged by, once; out of memory is a row."""
     try:
-        if warm:
-            call()
         found, seconds = measure.seconds(call)
     except torch.OutOfMemoryError:
-        story.engines.append(EngineRow(name, policy, 0, (), (0, 0), "out of memory"))
-        measure.free(ctx.device)
+        bench.story.engines.append(EngineRow(name, policy, 0, (), (0, 0), "out of memory"))
         return
-    story.engines.append(EngineRow(name, policy, tokens_of(part), (seconds,), engines.identical(right[:len(part)], found)))
-    ctx.progress(story.engines[-1].line())
+    _add_row(bench, name, policy, part, found, seconds, right)
+
+
+def _add_row(bench: Bench, name: str, policy: str, part: Sequence[Ask], found: Sequence[Tokens], seconds: float,
+             right: Sequence[Tokens]) -> None:
+    bench.story.engines.append(EngineRow(name, policy, tokens_of(part), (seconds,), engines.identical(right[:len(part)], found)))
+    bench.ctx.progress(bench.story.engines[-1].line())
+
+
+def _continuous_row(bench: Bench, text: Text) -> None:
+    if bench.ctx.device == "cuda":  # its kernels are loaded by then
+        engines.continuous(text.model, [Ask(ask.prompt, 2) for ask in text.requests[:8]])
+    _row(bench, f"{CONTINUOUS}, no HTTP", "continuous", text.requests, partial(engines.continuous, text.model, text.requests), text.right)
+
+
+def _compiled_row(bench: Bench, text: Text) -> None:
+    """The static cache, warm: by its own process on a GPU, which ends here; on a CPU in this one, for nothing is compiled there."""
+    if bench.ctx.device == "cpu":
+        first = text.requests[:text.batch]
+        _row(bench, COMPILED, f"static batch of {text.batch}", first,
+             partial(engines.in_batches, text.model, first, text.batch, "static"), text.right)
+        return
+    if not text.compiled:
+        return
+    at, until = bench.at / "compiled", time.monotonic() + 2 * GRACE_S
+    (at / compiled.GO).touch()
+    try:
+        while not (at / compiled.ANSWER).exists():
+            if text.compiled.process.poll() is not None or time.monotonic() > until:
+                raise EngineFailed(f"no answer: {text.compiled.tail()}")
+            time.sleep(compiled.LOOK_S)
+    finally:
+        text.compiled.stop(processes.TOGETHER_S)
+    found, seconds = compiled.read_answer(at)
+    _add_row(bench, COMPILED, f"static batch of {len(found)}", text.requests[:len(found)], found, seconds, text.right)
 
 
 def _must_agree(story: Story) -> None:
@@ -272,111 +511,139 @@ def _must_agree(story: Story) -> None:
         raise RuntimeError(f"tokens differ from those of the static batch: {', '.join(wrong)}")
 
 
-def _load(ctx: Context, sizes: Sizes, engine: Service, at: Path, vocabulary: int, story: Story, late: Callable[[], bool]) -> None:
-    """What the engine can do with every request at once, streaming; then arrivals at shares of that; then through the gateway."""
-    requests = asks(sizes.requests, sizes.lengths, vocabulary, ctx.seed + 1)
-    full = drive(engine.url, "completions", bodies_of(requests), [0.0] * len(requests), sizes.clients)
+def _judged_load(bench: Bench, text: Text) -> None:
+    """What the engine can do with every request at once, streaming; then arrivals at the judged share of that."""
+    sizes = bench.sizes
+    requests = asks(sizes.requests, sizes.lengths, text.vocabulary, bench.ctx.seed + 1)
+    full = bench.clients.drive(text.engine.url, "completions", bodies_of(requests), [0.0] * len(requests), limit_s=_limit_s(bench))
     if full.errors:
         raise EngineFailed(f"{full.errors} of {len(requests)} requests failed: {next(one.error for one in full.served if one.error)}")
     capacity = len(requests) / full.wall_s
-    story.loads.append(LoadRow(story.engine, "closed", 1.0, capacity, full))
-    for place, share in enumerate(sizes.shares):
-        if late():
-            story.notes.append(f"No time was left for {share:.0%} of capacity")
-            continue
-        rate = share * capacity
-        count = int(min(sizes.most_load, max(sizes.least_load, rate * sizes.load_s)))
-        seed = ctx.seed + 2 + place
-        some = asks(count, sizes.lengths, vocabulary, seed)
-        load = drive(engine.url, "completions", bodies_of(some), arrivals(rate, count, seed), sizes.clients)
-        story.loads.append(LoadRow(story.engine, "open", share, rate, load))
-        ctx.progress(story.loads[-1].line())
-    if late():
-        return
-    port = processes.free_port()
-    command = processes.module("gateway", "--engine-url", engine.url, "--encoder-url", "http://127.0.0.1:9", "--port", str(port))
-    with running(GATEWAY, command, f"http://127.0.0.1:{port}", "/health", at / "gateway.log", ready_s=60.0) as gateway:
-        rate = sizes.gateway_share * capacity
-        asked = {"max_tokens": sizes.lengths.new_median, "stream": True}
-        chats = [({"messages": [{"role": "user", "content": WORDS * (1 + i % 4)}], **asked}, 0) for i in range(sizes.through_gateway)]
-        load = drive(gateway.url, "chat", chats, arrivals(rate, len(chats), ctx.seed), sizes.clients)
-        story.loads.append(LoadRow(f"{story.engine} behind the gateway", "open", sizes.gateway_share, rate, load))
-        ctx.progress(story.loads[-1].line())
-        if load.errors and ctx.smoke:
-            raise EngineFailed(f"{load.errors} of {len(chats)} requests failed: {next(one.error for one in load.served if one.error)}")
+    bench.story.loads.append(LoadRow(bench.story.engine, "closed", 1.0, capacity, full))
+    text.capacity = capacity
+    _share(bench, text, JUDGED_SHARE)
+
+
+def _share(bench: Bench, text: Text, share: float) -> None:
+    """Poisson arrivals at `share` of capacity."""
+    sizes = bench.sizes
+    rate = share * text.capacity
+    count = int(min(sizes.most_load, max(sizes.least_load, rate * sizes.load_s)))
+    seed = bench.ctx.seed + 2 + sizes.shares.index(share)
+    some = asks(count, sizes.lengths, text.vocabulary, seed)
+    load = bench.clients.drive(text.engine.url, "completions", bodies_of(some), arrivals(rate, count, seed), limit_s=_limit_s(bench))
+    bench.story.loads.append(LoadRow(bench.story.engine, "open", share, rate, load))
+    bench.ctx.progress(bench.story.loads[-1].line())
+
+
+def _limit_s(bench: Bench) -> float:
+    """A CPU that others use too is given time."""
+    return CLIENT_LIMIT_S if bench.ctx.device == "cuda" else client.LIMIT_S
+
+
+def _through_gateway(bench: Bench, text: Text) -> None:
+    sizes = bench.sizes
+    processes.wait(text.gateway, "/health", 60.0)
+    rate = sizes.gateway_share * text.capacity
+    asked = {"max_tokens": sizes.lengths.new_median, "stream": True}
+    chats = [({"messages": [{"role": "user", "content": WORDS * (1 + i % 4)}], **asked}, 0) for i in range(sizes.through_gateway)]
+    load = bench.clients.drive(text.gateway.url, "chat", chats, arrivals(rate, len(chats), bench.ctx.seed), limit_s=_limit_s(bench))
+    bench.story.loads.append(LoadRow(f"{bench.story.engine} behind the gateway", "open", sizes.gateway_share, rate, load))
+    bench.ctx.progress(bench.story.loads[-1].line())
+    if load.errors and bench.ctx.smoke:
+        raise EngineFailed(f"{load.errors} of {len(chats)} requests failed: {next(one.error for one in load.served if one.error)}")
 
 
 # ---------------------------------------------------------------------------------------------------- images
 
 
-def _images(ctx: Context, sizes: Sizes, at: Path, story: Story, late: Callable[[], bool]) -> None:
-    targets = ("image_p95", "embedding_error")
-    if ctx.smoke:
-        story.miss("a smoke run starts no Triton; the tests do", *targets)
-        return
-    if late():
-        story.miss("no time was left", *targets)
-        return
-    scratch = at / "triton"
+@dataclass(slots=True)
+class Triton:
+    """The server, and by protocol what it can do, once that was seen."""
+
+    service: Service
+    ports: encoder.Ports
+    capacity: dict[str, float]
+
+
+def _start_triton(bench: Bench) -> Triton | None:
+    if bench.ctx.smoke:
+        bench.story.miss("a smoke run starts no Triton; the tests do", *OF_TRITON)
+        return None
+    scratch = bench.at / "triton"
     scratch.mkdir()
     ports = encoder.Ports(*(processes.free_port() for _ in range(3)))
     try:
         command = encoder.command(encoder.copied(scratch / "models", encoder.FULL), scratch, ports)
-        with running("Triton", command, f"http://127.0.0.1:{ports.http}", "/v2/health/ready", scratch / "log", ready_s=120.0) as triton:
-            _images_through(ctx, sizes, triton, ports, story, late)
-    except (NotInstalled, NotStarted) as error:
-        story.miss(str(error), *targets)
-        ctx.progress(str(error))
+        return Triton(bench.together.start("Triton", command, f"http://127.0.0.1:{ports.http}", scratch / "log"), ports, {})
+    except (NotInstalled, OSError) as error:
+        bench.story.miss(_first_line(error), *OF_TRITON)
+        bench.ctx.progress(str(error))
+    return None
 
 
-def _images_through(ctx: Context, sizes: Sizes, triton: Service, ports: encoder.Ports, story: Story, late: Callable[[], bool]) -> None:
+def _check_embeddings(bench: Bench, triton: Triton) -> None:
     pixels = np.concatenate([client.pixels_of(i) for i in range(16)])
-    found = infer.infer_answer(httpx.post(f"{triton.url}/v2/models/encoder/infer", timeout=60.0, **infer.infer_request(pixels)))
-    story.embedding_error = encoder.worst_error(found, encoder.reference(encoder.FULL, pixels))
-    bodies: list[tuple[dict[str, Any], int]] = [({"seed": i}, 1) for i in range(sizes.images)]
-    urls: dict[client.Protocol, str] = {"http": triton.url, "grpc": f"127.0.0.1:{ports.grpc}"}
-    for protocol, url in urls.items():
-        full = drive(url, protocol, bodies, np.linspace(0.0, 0.5, len(bodies)).tolist(), sizes.clients)
-        capacity = len(full.answered) / full.wall_s
-        story.images.append(LoadRow(f"Triton, {protocol}", "closed", 1.0, capacity, full))
-        for share in sizes.shares:
-            if not late():
-                load = drive(url, protocol, bodies, arrivals(share * capacity, len(bodies), ctx.seed), sizes.clients)
-                story.images.append(LoadRow(f"Triton, {protocol}", "open", share, share * capacity, load))
-                ctx.progress(story.images[-1].line())
+    found = infer.infer_answer(httpx.post(f"{triton.service.url}/v2/models/encoder/infer", timeout=60.0, trust_env=False,
+                                          **infer.infer_request(pixels)))
+    bench.story.embedding_error = encoder.worst_error(found, encoder.reference(encoder.FULL, pixels))
+    bench.ctx.progress(f"embeddings through Triton: worst relative error {bench.story.embedding_error:.4f}")
+
+
+def _images(bench: Bench, triton: Triton, protocol: client.Protocol, shares: Sequence[float]) -> None:
+    """What the encoder can do, unless that is known, then Poisson arrivals at `shares` of it."""
+    bodies: list[tuple[dict[str, Any], int]] = [({"seed": i}, 1) for i in range(bench.sizes.images)]
+    url = triton.service.url if protocol == "http" else f"127.0.0.1:{triton.ports.grpc}"
+    name = f"Triton, {protocol}"
+    if protocol not in triton.capacity:
+        full = bench.clients.drive(url, protocol, bodies, np.linspace(0.0, 0.5, len(bodies)).tolist(), limit_s=_limit_s(bench))
+        if not full.answered:
+            raise EngineFailed(f"Triton answered nothing: {full.served[0].error}")
+        triton.capacity[protocol] = len(full.answered) / full.wall_s
+        bench.story.images.append(LoadRow(name, "closed", 1.0, triton.capacity[protocol], full))
+        bench.ctx.progress(f"{name}: {triton.capacity[protocol]:.0f} images/s")
+    for share in shares:
+        if bench.age_s() > BUDGET_S:
+            bench.story.notes.append(f"No time was left for {name} at {share:.0%} of capacity")
+            continue
+        rate = share * triton.capacity[protocol]
+        load = bench.clients.drive(url, protocol, bodies, arrivals(rate, len(bodies), bench.ctx.seed), limit_s=_limit_s(bench))
+        bench.story.images.append(LoadRow(name, "open", share, rate, load))
+        bench.ctx.progress(bench.story.images[-1].line())
 
 
 # ---------------------------------------------------------------------------------------------------- 8B's shape
 
 
-def _shaped(ctx: Context, sizes: Sizes, at: Path, story: Story, late: Callable[[float], bool]) -> None:
-    if ctx.device == "cpu":
-        story.miss("8B's shape needs a GPU", "shaped_ratio")
-        return
-    if late(SHAPED_BY_S):
-        story.miss("no time was left", "shaped_ratio")
-        return
-    folder = at / "shaped"
+def _start_shaped(bench: Bench) -> Service | None:
+    """vLLM on random weights of its own, which need no checkpoint: first of all, for it is the slowest."""
+    if bench.ctx.device == "cpu":
+        bench.story.miss("8B's shape needs a GPU", SHAPED.name)
+        return None
+    folder = bench.at / "shaped"
     engines.LLAMA_8B.save_pretrained(folder)
     port = processes.free_port()
-    requests = asks(SHAPED_BATCH, SHAPED_LENGTHS, engines.LLAMA_8B.vocab_size, ctx.seed)
     try:
-        command = processes.vllm_command(folder, port, memory_share=0.5, most_tokens=2048, random_weights=True)
-        with running(VLLM, command, f"http://127.0.0.1:{port}", "/health", at / "shaped.log", ready_s=ENGINE_READY_S) as engine:
-            model = engines.random_model(engines.LLAMA_8B, ctx.device, torch.bfloat16)
-            static, continuous = partial(engines.in_batches, model, requests, len(requests)), partial(_answers, engine.url, requests)
-            engines.generated(model, [Ask(requests[0].prompt, 2)])
-            continuous()
-            story.shaped = _take_turns({STATIC: static, VLLM: continuous}, sizes.rounds)
-            story.shaped_tokens = tokens_of(requests)
-            story.shaped_batch = len(requests)
-            del model, static
-    except torch.OutOfMemoryError:
-        story.miss("out of memory", "shaped_ratio")
-    except (NotInstalled, NotStarted, EngineFailed, httpx.HTTPError) as error:
-        story.miss(str(error), "shaped_ratio")
-        ctx.progress(str(error))
-    measure.free(ctx.device)
+        command = processes.vllm_command(folder, port, memory_share=0.35, most_tokens=2048, cache_bytes=SHAPED_CACHE_BYTES,
+                                         neutral=True, random_weights=True)
+    except NotInstalled as error:
+        bench.story.miss(str(error), SHAPED.name)
+        return None
+    return bench.together.start(f"{VLLM}, 8B's shape", command, f"http://127.0.0.1:{port}", bench.at / "shaped.log")
+
+
+def _shaped(bench: Bench, engine: Service) -> None:
+    story = bench.story
+    requests = asks(SHAPED_BATCH, SHAPED_LENGTHS, engines.LLAMA_8B.vocab_size, bench.ctx.seed)
+    model = engines.random_model(engines.LLAMA_8B, bench.ctx.device, torch.bfloat16)
+    static, continuous = partial(engines.in_batches, model, requests, len(requests)), partial(_answers, engine.url, requests)
+    engines.generated(model, [Ask(ask.prompt, 2) for ask in requests])  # the same shapes of prompts, so the allocator has its blocks
+    continuous()
+    story.shaped, _ = _take_turns({STATIC: static, VLLM: continuous}, bench.sizes.rounds)
+    story.shaped_tokens = tokens_of(requests)
+    story.shaped_batch = len(requests)
+    bench.ctx.progress(f"8B's shape: static {tokens_of(requests) / statistics.median(story.shaped[STATIC]):.0f} tok/s, "
+                       f"{VLLM} {tokens_of(requests) / statistics.median(story.shaped[VLLM]):.0f} tok/s")
 
 
 # ---------------------------------------------------------------------------------------------------- what is kept

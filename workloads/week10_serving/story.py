@@ -16,6 +16,7 @@ from workloads.week10_serving.goals import Goal, judge
 STATIC = "generate, best static batch"
 CONTINUOUS = "transformers continuous batching"
 VLLM = "vLLM"
+COMPILED = "generate, static cache + compile"
 GATEWAY = "gateway"
 JUDGED_SHARE = 0.75
 GOAL = Goal(ttft_ms=TTFT.bound, tpot_ms=TPOT.bound)

@@ -18,9 +18,10 @@ class Ask:
     new_tokens: int
 
     def body(self, *, stream: bool) -> dict[str, Any]:
-        """The request to /v1/completions, in vLLM's dialect of it: greedy, and exactly so many tokens, whose ids come back."""
+        """The request to /v1/completions, in vLLM's dialect of it: greedy, and exactly so many tokens. Their ids come back unless
+        it streams: there their number is what counts, and every chunk would carry a list."""
         asked: dict[str, Any] = {"prompt": list(self.prompt), "max_tokens": self.new_tokens, "temperature": 0.0, "ignore_eos": True,
-                                 "return_token_ids": True, "stream": stream}
+                                 "return_token_ids": not stream, "stream": stream}
         return asked | ({"stream_options": {"include_usage": True}} if stream else {})
 
 
