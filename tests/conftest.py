@@ -196,7 +196,7 @@ def localhub(tmp_path: Path, judge: Judge, one_commit: Repository) -> Iterator[L
     assert local.violations == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there nothing else in its process can run an event loop
 def browser() -> Iterator[Browser]:
     """Headless Chromium. A machine without one skips what needs it, but never in CI."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
