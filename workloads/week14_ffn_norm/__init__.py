@@ -18,11 +18,12 @@ Margins, stated before any run: perplexity counts as "equal or better" where the
 latency as "the same" where it is at most 1.02. Divergence: a loss that is no number, ends above the untrained network's, or a nat
 above the run's own lowest. A spike: a gradient norm four times the median of the fifty steps before.
 
-Expected before the run in this form: SwiGLU + RMSNorm 0.97-0.99x the perplexity, its deviation between seeds 0.005-0.010 nats, so
-that the interval reaches about 0.01 to each side; the norm alone within 0.005 nats of nothing; ReLU^2, a fifth ahead in the first
-run, a few percent ahead. All arms best between 6e-4 and 3e-3 and diverging at 1, RMSNorm no less stable. Prefill 0.93-0.94x and decode
-0.99x the time, as in the first run. Our Triton norm within 5% of the copy ceiling, like the compiled one. Our training loop at half of
-the matmul ceiling or more, a plain transformers Trainer at a third of our rate.
+Expected before the first run in this form, which had five seeds and a rate that ended at a tenth: SwiGLU + RMSNorm 0.97-0.99x the
+perplexity, its deviation between seeds 0.005-0.010 nats, so that the interval reaches about 0.01 to each side (it was 0.023, and
+0.03; eight seeds of that deviation would reach 0.02, and a rate that ends at 0 should narrow it); the norm alone within 0.005 nats
+of nothing; ReLU^2, a fifth ahead in an earlier form, a few percent ahead. All arms best between 6e-4 and 3e-3 and diverging at 1,
+RMSNorm no less stable. Prefill 0.93-0.94x and decode 0.99x the time, as in that form. Our Triton norm within 5% of the copy ceiling,
+like the compiled one. Our training loop at half of the matmul ceiling or more, a plain transformers Trainer at a third of our rate.
 """
 
 from workloads.plan import planned
