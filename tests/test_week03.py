@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -284,6 +285,20 @@ class Stuck(torch.utils.data.Dataset[int]):
     def __getitem__(self, at: int) -> int:
         time.sleep(1)
         return at
+
+
+def test_every_stream_gets_a_queue_of_its_own_unless_the_environment_or_an_earlier_start_says_otherwise(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(engine.QUEUES, "1")
+    assert engine.own_queues() == ""
+    assert os.environ[engine.QUEUES] == "1", "what the environment says stays"
+    monkeypatch.delenv(engine.QUEUES)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert "CUDA has started without CUDA_DEVICE_MAX_CONNECTIONS=32" in engine.own_queues()
+    assert engine.QUEUES not in os.environ, "it would say what is not so"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert engine.own_queues() == ""
+    assert os.environ[engine.QUEUES] == "32"
 
 
 def test_a_worker_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
