@@ -38,6 +38,7 @@ CELLS = 12  # what a heatmap can hold each way
 TITLE_PT, TEXT_PT, SMALL_PT = 10.5, 9.0, 8.0
 CHARACTER = 0.0135  # share of the paper's inner width that a figure of SMALL_PT takes
 ROW = 0.058  # height of a line of text beside the axes, as a share of their height
+WHOLE = 100.0  # what shares in percent add up to
 LINE_CHARS = 74  # what fits under the axes side by side
 
 
@@ -211,8 +212,9 @@ def _stacked(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> 
                           color=_ink_on(colour), zorder=4, bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0})
         labels.append(Label(name, floors[-1] + values[-1] / 2, colour, len(bars) - 1 + 0.31))
         floors = [floor + value for floor, value in zip(floors, values, strict=True)]
-    for place, (top, text) in enumerate(zip(tops, _alike(tops), strict=True)):
-        _write_above(axes, place, top, text, len(bars))
+    if not all(abs(top - WHOLE) < 0.5 for top in tops):  # that shares add up to a whole is no news
+        for place, (top, text) in enumerate(zip(tops, _alike(tops), strict=True)):
+            _write_above(axes, place, top, text, len(bars))
     _name_places(axes, bars)
     return labels
 
@@ -271,7 +273,7 @@ def _again(styles: Sequence[str], place: int) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 10_000 else figure(value, 0)
+    return f"{value:.4g}" if abs(value) < 999.5 else figure(value, 0)
 
 
 def _alike(values: Iterable[float]) -> list[str]:

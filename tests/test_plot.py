@@ -17,7 +17,7 @@ from PIL import Image
 from strategies import tables
 
 from bot.history import Trend, trend
-from bot.plot import BAND, COLOURS, HEIGHT_PX, MARKS, PLACES, ROW, SHADES, WIDTH_PX, _apart, _with_room, draw, draw_trend
+from bot.plot import BAND, COLOURS, HEIGHT_PX, INK, MARKS, PLACES, ROW, SHADES, WIDTH_PX, _apart, _short, _with_room, draw, draw_trend
 from workloads.spec import Cell, Chart, Column, Table
 
 COLUMNS = (Column("arm"), Column("part"), Column("size"), Column("time", "ms"), Column("low", "ms"), Column("high", "ms"))
@@ -124,6 +124,18 @@ def test_a_mark_is_drawn_and_has_room_above_the_data():
 )
 def test_nothing_to_draw_is_still_a_picture(chart: Chart, rows: tuple[tuple[Cell, ...], ...]):
     assert pixels(draw(table(chart, rows))).shape == (HEIGHT_PX, WIDTH_PX, 3)
+
+
+def test_numbers_on_an_axis_have_a_comma_at_each_thousand():
+    assert [_short(value) for value in (0.25, 999.4, 2500, 9999.6, 12_500)] == ["0.25", "999.4", "2,500", "10,000", "12,500"]
+
+
+def test_that_shares_add_up_to_a_whole_is_not_written():
+    def drawn(rest: float) -> bytes:
+        return draw(table(STACKED, (("a", "x", 1, 60.0, None, None), ("a", "y", 1, 40.0, None, None),
+                                    ("b", "x", 1, 50.0, None, None), ("b", "y", 1, rest, None, None))))
+
+    assert painted(drawn(50.0), INK) < painted(drawn(48.0), INK) - 200, "no sums above the bars"
 
 
 @pytest.mark.parametrize("chart", [LINES, BARS, STACKED, HEATMAP], ids=lambda c: c.kind)
