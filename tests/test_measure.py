@@ -406,6 +406,23 @@ def test_a_width_is_another_only_beyond_chance() -> None:
     assert harness.compared([1 + (r - 1) * 5 for r in ratios], ratios) == "wider"
 
 
+@pytest.mark.parametrize("bias", [0.012, -0.012])
+def test_one_probe_beyond_the_bar_is_a_bias(bias: float) -> None:
+    within = harness.Row("held", "measure.py hot", "hot", 1.0, (1.0, 1.0), (0.009, -0.009, 0.0), 2.0)
+    beyond = harness.Row("missed", "measure.py hot", "hot", 1.0, (1.0, 1.0), (0.001, bias, 0.0), 2.0)
+    peer = harness.Row("peer's", "triton do_bench", "cold", 1.0, (1.0, 1.0), (0.5,), 2.0)
+    assert harness.unbiased([within, beyond, peer]) == {"held": True, "missed": False}
+
+
+def test_only_a_peer_of_the_same_kernel_and_mode_is_compared() -> None:
+    noise = random.Random(0)
+    near, far = (tuple(noise.gauss(1.0, spread) for _ in range(25)) for spread in (0.001, 0.1))
+    rows = [harness.Row("k", "measure.py hot", "hot", 1.0, near, (), 2.0), harness.Row("k", "measure.py cold", "cold", 1.0, far, (), 2.0),
+            harness.Row("k", "torch Timer", "hot", 1.0, far, (), 2.0), harness.Row("other", "torch Timer", "hot", 1.0, near, (), 2.0),
+            harness.Row("k", "triton do_bench", "cold", 1.0, near, (), 2.0)]
+    assert harness.duels(rows) == ["narrower", "wider"]
+
+
 def test_a_geometric_mean_is_the_mean_of_logarithms() -> None:
     seen = measure.geomean((0.5, 2.0, 8.0))
     logs = measure.mean([math.log(x) for x in (0.5, 2.0, 8.0)])
