@@ -22,6 +22,7 @@ from workloads import measure
 from workloads.measure import _fewest, _order_ranks, _student95
 
 REPO = Path(__file__).resolve().parent.parent
+ON_AN_H200 = REPO / "benchmarks" / "results" / "harness-h200.json.gz"
 
 # ---------------------------------------------------------------------------------------------------- time
 
@@ -421,6 +422,22 @@ def test_only_a_peer_of_the_same_kernel_and_mode_is_compared() -> None:
             harness.Row("k", "torch Timer", "hot", 1.0, far, (), 2.0), harness.Row("other", "torch Timer", "hot", 1.0, near, (), 2.0),
             harness.Row("k", "triton do_bench", "cold", 1.0, near, (), 2.0)]
     assert harness.duels(rows) == ["narrower", "wider"]
+
+
+def test_on_an_h200_the_clock_held_its_bar() -> None:
+    """The samples of an H200, kept as evidence: the bar is held against them as it is today."""
+    rows = harness.read(ON_AN_H200)
+    assert {len(row.ratios) for row in rows} == {harness.ROUNDS}
+    assert {len(row.biases) for row in rows if row.method != "measure.py cold"} == {harness.PROBES}
+    duels = harness.duels(rows)
+    assert len(duels) == 10
+    assert duels.count("narrower") >= 8
+    assert "wider" not in duels
+    assert list(harness.unbiased(rows).values()) == [True] * 5
+
+
+def test_the_table_shown_is_that_of_the_samples_kept() -> None:
+    assert harness.table(harness.read(ON_AN_H200)) in (REPO / "benchmarks" / "README.md").read_text()
 
 
 def test_a_geometric_mean_is_the_mean_of_logarithms() -> None:
