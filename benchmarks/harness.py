@@ -1,7 +1,7 @@
 """The clock on trial: workloads/measure.py beside triton's do_bench and torch's Timer, on the same kernels in the same run.
 
-Every round visits the methods in shuffled order; each times one kernel twice, as if it were two (A/A), with the same time
-for every method. From that, for each kernel and method:
+Every round visits the methods in shuffled order; each times one kernel twice, as if it were two (A/A), and is asked for the same
+time. From that, for each kernel and method:
 
 - A/A width: the 95% width of the ratio of the two medians. The truth is 1, so a narrower one tells smaller gains apart. "Wider" is
   said only where the 95% bootstrap interval of the difference of two widths lies above 0: of equal clocks one is always a little
@@ -14,12 +14,13 @@ the same launches, so neither the chip's clock nor a busy host can come between 
 - Bias: the method's time over the stamps' of the very calls it timed. Hot, that is from the start of the first of them to the end
   of the last, over their number; cold, the median of the kernels' own durations. `measure.py cold` reads the stamps
   itself, so it has no other truth here; what the stamps are worth, the row of torch's Timer tells: it goes by the host's clock.
-  A probe of `measure.py hot` is one block of the length that weeks use: what the events cost falls on a block, not on a call.
+  A probe of `measure.py hot` is one block of the clock's default length: what the events cost falls on a block, not on a call.
 """
 
 from __future__ import annotations
 
 import functools
+import gzip
 import importlib.util
 import json
 import random
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -48,8 +49,11 @@ RESAMPLES = 2000
 SMOKE_ROUNDS = 3
 SMOKE_ARM_MS = 4.0
 BIAS_BAR = 0.01
+OURS = "measure.py"
 
 Call = Callable[[], object]
+Mode = Literal["hot", "cold"]
+Verdict = Literal["narrower", "as wide", "wider"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,7 @@ class Pair:
 @dataclass(frozen=True, slots=True)
 class Method:
     name: str
-    mode: Literal["hot", "cold"]
-    ours: bool
+    mode: Mode
     trial: Callable[[Call], tuple[tuple[float, ...], tuple[float, ...], int]]
     probe: Callable[[Call], tuple[float, int]] | None  # (milliseconds a call, of how many calls, the last ones launched)
 
@@ -85,11 +88,16 @@ class Row:
     no truth beside it."""
 
     kernel: str
-    method: Method
+    method: str
+    mode: Mode
     ms: float
     ratios: tuple[float, ...]
     biases: tuple[float, ...]
     cost: float
+
+    @property
+    def ours(self) -> bool:
+        return self.method.startswith(OURS)
 
     @property
     def aa_width(self) -> float:
@@ -131,13 +139,13 @@ def cpu_kernels() -> dict[str, Call]:
 
 
 def methods(device: measure.Device, arm_ms: float) -> list[Method]:
-    def ours(mode: Literal["hot", "cold"], call: Call) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+    def ours(mode: Mode, call: Call) -> tuple[tuple[float, ...], tuple[float, ...], int]:
         timings = measure.time_interleaved({"a": call, "b": call}, device=device, mode=mode, blocks=BLOCKS, block_ms=arm_ms / BLOCKS,
                                            warmup_s=0.0)
         return timings["a"], timings["b"], BLOCKS * sum(timings.calls.values())
 
     def our_block(call: Call) -> tuple[float, int]:
-        timings = measure.time_interleaved({"a": call}, device=device, blocks=1, warmup_s=0.0)  # of the length that weeks use
+        timings = measure.time_interleaved({"a": call}, device=device, blocks=1, warmup_s=0.0)  # of its default length
         return timings["a"][0], timings.calls["a"]
 
     def timer_of(call: Call) -> torch.utils.benchmark.Timer:
@@ -164,11 +172,11 @@ def methods(device: measure.Device, arm_ms: float) -> list[Method]:
         times = triton.testing.do_bench(call, warmup=WARMUP_MS, rep=arm_ms, return_mode="all")
         return statistics.median(times), len(times)
 
-    found = [Method("measure.py hot", "hot", True, functools.partial(ours, "hot"), our_block),
-             Method("torch Timer.blocked_autorange", "hot", False, torch_timer, timer_block),
-             Method("measure.py cold", "cold", True, functools.partial(ours, "cold"), None)]
+    found = [Method(f"{OURS} hot", "hot", functools.partial(ours, "hot"), our_block),
+             Method("torch Timer.blocked_autorange", "hot", torch_timer, timer_block),
+             Method(f"{OURS} cold", "cold", functools.partial(ours, "cold"), None)]
     if device == "cuda" and importlib.util.find_spec("triton"):
-        found.append(Method("triton do_bench", "cold", False, do_bench, do_bench_once))
+        found.append(Method("triton do_bench", "cold", do_bench, do_bench_once))
     return found
 
 
@@ -190,7 +198,7 @@ def biases(call: Call, method: Method) -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
-def stamped_ms(kernels: Sequence[measure.Kernel], each: int, calls: int, mode: Literal["hot", "cold"]) -> float:
+def stamped_ms(kernels: Sequence[measure.Kernel], each: int, calls: int, mode: Mode) -> float:
     """Milliseconds a call of the last `calls` calls of `each` kernels. Raises ValueError where there are fewer kernels than that."""
     timed = kernels[-calls * each:]
     if len(timed) < calls * each:
@@ -218,14 +226,27 @@ def trial(name: str, call: Call, contestants: Sequence[Method], rounds: int, ord
     for method in contestants:
         seen = pairs[method.name]
         probed = biases(call, method) if stamped else ()
-        rows.append(Row(name, method, statistics.median(pair.ms for pair in seen), tuple(pair.ratio for pair in seen),
-                        tuple(ms / truth - 1 for ms, truth in probed),
-                        statistics.median(pair.wall_s * 1000 / (pair.calls * pair.ms) for pair in seen)))
+        rows.append(_row(name, method.name, method.mode, seen, probed))
         raw += [{"kernel": name, "method": method.name, "mode": method.mode, "round": i, "calls": pair.calls, "wall_s": pair.wall_s,
                  "a_ms": [_kept(v) for v in pair.a], "b_ms": [_kept(v) for v in pair.b]} for i, pair in enumerate(seen)]
         raw += [{"kernel": name, "method": method.name, "mode": method.mode, "probe": i, "ms": _kept(ms), "stamped_ms": _kept(truth)}
                 for i, (ms, truth) in enumerate(probed)]
     return rows, raw
+
+
+def _row(kernel: str, method: str, mode: Mode, pairs: Sequence[Pair], probed: Sequence[tuple[float, float]]) -> Row:
+    return Row(kernel, method, mode, statistics.median(pair.ms for pair in pairs), tuple(pair.ratio for pair in pairs),
+               tuple(ms / truth - 1 for ms, truth in probed),
+               statistics.median(pair.wall_s * 1000 / (pair.calls * pair.ms) for pair in pairs))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a harness.json that was kept, gzipped."""
+    entries: dict[tuple[str, str, Mode], list[dict[str, Any]]] = {}
+    for entry in json.loads(gzip.decompress(path.read_bytes())):
+        entries.setdefault((entry["kernel"], entry["method"], entry["mode"]), []).append(entry)
+    return [_row(*key, [Pair(tuple(e["a_ms"]), tuple(e["b_ms"]), e["calls"], e["wall_s"]) for e in told if "round" in e],
+                 [(e["ms"], e["stamped_ms"]) for e in told if "probe" in e]) for key, told in entries.items()]
 
 
 def _kept(value: float) -> float:
@@ -237,7 +258,7 @@ def table(rows: Sequence[Row]) -> str:
              "|---|---|---|---:|---:|---:|---:|"]
     for row in rows:
         bias = "" if row.bias is None else f"{row.bias:+.2%} ({min(row.biases):+.2%} to {max(row.biases):+.2%})"
-        lines.append(f"| {row.kernel} | {row.method.mode} | {row.method.name} | {row.ms * 1000:.2f} | {row.aa_width:.3%} "
+        lines.append(f"| {row.kernel} | {row.mode} | {row.method} | {row.ms * 1000:.2f} | {row.aa_width:.3%} "
                      f"| {bias} | {row.cost:.1f} |")
     return "\n".join(lines)
 
@@ -248,7 +269,7 @@ def _width(ratios: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return ends[1] - ends[0]
 
 
-def compared(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Literal["narrower", "as wide", "wider"]:
+def compared(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Verdict:
     """Whether the A/A width of `one` is another than that of `other`, beyond what chance does to both (bootstrap over trials)."""
     random_numbers = np.random.default_rng(seed)
     widths = [_width(np.array(ratios)[random_numbers.integers(len(ratios), size=(RESAMPLES, len(ratios)))]) for ratios in (one, other)]
@@ -256,15 +277,22 @@ def compared(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Lit
     return "narrower" if high < 0 else "wider" if low > 0 else "as wide"
 
 
+def duels(rows: Sequence[Row]) -> list[Verdict]:
+    """Of each row of ours, beside every peer of the same kernel and mode: which A/A width is the narrower."""
+    return [compared(row.ratios, peer.ratios) for row in rows if row.ours for peer in rows
+            if not peer.ours and (peer.kernel, peer.mode) == (row.kernel, row.mode)]
+
+
+def unbiased(rows: Sequence[Row]) -> dict[str, bool]:
+    """Whether every probe of ours on a kernel was within the bar, of the kernels that were probed."""
+    return {row.kernel: max(map(abs, row.biases)) < BIAS_BAR for row in rows if row.ours and row.biases}
+
+
 def summary(rows: Sequence[Row]) -> str:
     """How often ours holds the bar: an A/A interval no wider than the peer's of the same mode, and a bias under 1%."""
-    ours = [row for row in rows if row.method.ours]
-    duels = [compared(row.ratios, peer.ratios) for row in ours for peer in rows
-             if not peer.method.ours and (peer.kernel, peer.method.mode) == (row.kernel, row.method.mode)]
-    judged = [row.biases for row in ours if row.biases]
-    return (f"measure.py: A/A width narrower than the peer's in {duels.count('narrower')} of {len(duels)} comparisons, wider in "
-            f"{duels.count('wider')}; bias under {BIAS_BAR:.0%} in every probe of {sum(max(map(abs, b)) < BIAS_BAR for b in judged)} of "
-            f"{len(judged)} kernels.")
+    widths, judged = duels(rows), unbiased(rows)
+    return (f"{OURS}: A/A width narrower than the peer's in {widths.count('narrower')} of {len(widths)} comparisons, wider in "
+            f"{widths.count('wider')}; bias under {BIAS_BAR:.0%} in every probe of {sum(judged.values())} of {len(judged)} kernels.")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

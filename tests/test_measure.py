@@ -22,6 +22,7 @@ from workloads import measure
 from workloads.measure import _fewest, _order_ranks, _student95
 
 REPO = Path(__file__).resolve().parent.parent
+ON_AN_H200 = REPO / "benchmarks" / "results" / "harness-h200.json.gz"
 
 # ---------------------------------------------------------------------------------------------------- time
 
@@ -404,6 +405,39 @@ def test_a_width_is_another_only_beyond_chance() -> None:
     assert harness.compared(ratios, [1 + (r - 1) * 1.05 for r in reversed(ratios)]) == "as wide"
     assert harness.compared(ratios, [1 + (r - 1) * 5 for r in reversed(ratios)]) == "narrower"
     assert harness.compared([1 + (r - 1) * 5 for r in ratios], ratios) == "wider"
+
+
+@pytest.mark.parametrize("bias", [0.012, -0.012])
+def test_one_probe_beyond_the_bar_is_a_bias(bias: float) -> None:
+    within = harness.Row("held", "measure.py hot", "hot", 1.0, (1.0, 1.0), (0.009, -0.009, 0.0), 2.0)
+    beyond = harness.Row("missed", "measure.py hot", "hot", 1.0, (1.0, 1.0), (0.001, bias, 0.0), 2.0)
+    peer = harness.Row("peer's", "triton do_bench", "cold", 1.0, (1.0, 1.0), (0.5,), 2.0)
+    assert harness.unbiased([within, beyond, peer]) == {"held": True, "missed": False}
+
+
+def test_only_a_peer_of_the_same_kernel_and_mode_is_compared() -> None:
+    noise = random.Random(0)
+    near, far = (tuple(noise.gauss(1.0, spread) for _ in range(25)) for spread in (0.001, 0.1))
+    rows = [harness.Row("k", "measure.py hot", "hot", 1.0, near, (), 2.0), harness.Row("k", "measure.py cold", "cold", 1.0, far, (), 2.0),
+            harness.Row("k", "torch Timer", "hot", 1.0, far, (), 2.0), harness.Row("other", "torch Timer", "hot", 1.0, near, (), 2.0),
+            harness.Row("k", "triton do_bench", "cold", 1.0, near, (), 2.0)]
+    assert harness.duels(rows) == ["narrower", "wider"]
+
+
+def test_on_an_h200_the_clock_held_its_bar() -> None:
+    """The samples of an H200, kept as evidence: the bar is held against them as it is today."""
+    rows = harness.read(ON_AN_H200)
+    assert {len(row.ratios) for row in rows} == {harness.ROUNDS}
+    assert {len(row.biases) for row in rows if row.method != "measure.py cold"} == {harness.PROBES}
+    duels = harness.duels(rows)
+    assert len(duels) == 10
+    assert duels.count("narrower") >= 8
+    assert "wider" not in duels
+    assert list(harness.unbiased(rows).values()) == [True] * 5
+
+
+def test_the_table_shown_is_that_of_the_samples_kept() -> None:
+    assert harness.table(harness.read(ON_AN_H200)) in (REPO / "benchmarks" / "README.md").read_text()
 
 
 def test_a_geometric_mean_is_the_mean_of_logarithms() -> None:

@@ -6,7 +6,7 @@ How a time is taken, and why
 - hot: at least three calls between two CUDA events without any host synchronisation, caches warm: throughput.
 - cold: the L2 cache is overwritten before each call, and a call lasts from the start of its first kernel to the end of its last, as
   the GPU itself stamped them (CUPTI, through torch.profiler). Events around a lone call would add the gaps between them and it:
-  1 to 7 us on an H200 (benchmarks/README.md), a fifth of a short kernel or more. nvbench calls the two "batch" and "cold"; they are
+  1 to 6 us on an H200 (benchmarks/README.md), a fifth of a short kernel or more. nvbench calls the two "batch" and "cold"; they are
   different numbers, so a table never mixes them.
 - latency: host clock from the call until the device is idle again: what one request waits.
 - The garbage collector is off while a block runs. On the CPU every mode uses the host clock.
