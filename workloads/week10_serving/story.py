@@ -194,7 +194,8 @@ def _latency(story: Story) -> Table | None:
         Column("first token p50", "ms"), Column("first token p95", "ms"), Column("first token p99", "ms"),
         Column("each token p50", "ms"), Column("each token p95", "ms"), Column("whole p95", "ms"), Column("errors", "count"),
         Column("good requests a second"), Column("p95 goal"), Column("busiest client", "%")),
-        tuple(_load_cells(row) for row in story.loads), Chart("lines", "requests a second", "first token p95", by="engine", marks=(TTFT.bound,)))
+        tuple(_load_cells(row) for row in story.loads),
+        Chart("lines", "requests a second", "first token p95", by="engine", marks=(TTFT.bound,)))
 
 
 def _load_cells(row: LoadRow) -> tuple[Cell, ...]:
@@ -230,8 +231,9 @@ def _images(story: Story) -> Table | None:
 def _shaped(story: Story) -> Table | None:
     if not story.shaped:
         return None
-    rows = tuple((f"generate, static batch of {story.shaped_batch}" if name == STATIC else name, percentile([story.shaped_tokens / s for s in seconds], 50),
-                  len(seconds), _percent(story.shaped_busy) if name == VLLM else None) for name, seconds in story.shaped.items())
+    names = {STATIC: f"generate, static batch of {story.shaped_batch}"}
+    rows = tuple((names.get(name, name), percentile([story.shaped_tokens / s for s in seconds], 50), len(seconds),
+                  _percent(story.shaped_busy) if name == VLLM else None) for name, seconds in story.shaped.items())
     return Table("shaped", f"Random weights of the shape of Llama-8B, {story.shaped_batch} requests", (
         Column("engine"), Column("output", "tok/s"), Column("blocks", "count"), Column("busiest client", "%")),
         rows, Chart("bars", "engine", "output"))
