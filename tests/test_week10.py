@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from PIL import Image
 
 from workloads import checkpoint, measure
 from workloads.checkpoint import NoCheckpoint
-from workloads.spec import Context, Metric, check_kept, discover
+from workloads.spec import Column, Context, Metric, check_kept, discover
 from workloads.week10_serving import REQUESTS, compiled, encoder, engines, infer, processes, run
 from workloads.week10_serving.__main__ import gateway as gateway_command
 from workloads.week10_serving.client import Clients, Load, bodies_of, drive, pixels_of
@@ -158,9 +158,9 @@ def test_agreement_counts_ties_and_no_more(model: Any) -> None:
 
 def test_the_bound_is_bytes_over_bandwidth() -> None:
     """Llama-8B at batch 1: 16 GB a token. And SmolLM2's 22.5 KiB of cache a token."""
-    alone = Decoding(16_000_000_000, 131_072, 1, 0.0)
-    assert alone.bound(3000.0) == pytest.approx(187.5)
-    assert Decoding(0, 1000, 8, 100.0).bound(1.0) == pytest.approx(1e9 / 100_000)
+    assert Decoding(16_000_000_000, 131_072, 0.0).bound(3000.0, 1) == pytest.approx(187.5)
+    assert Decoding(16_000_000_000, 131_072, 0.0).bound(3000.0, 8) == pytest.approx(8 * 187.5)
+    assert Decoding(0, 1000, 100.0).bound(1.0, 8) == pytest.approx(1e9 / 100_000)
     assert engines.cache_bytes_a_token(engines.LLAMA_8B, 2) == 128 * 1024
 
 
@@ -208,8 +208,12 @@ def test_vllm_is_told_what_the_comparison_needs(monkeypatch: pytest.MonkeyPatch,
     assert words[words.index("--generation-config") + 1] == "vllm"
     assert words[words.index("--kv-cache-memory-bytes") + 1] == str(2**33) and words[words.index("--dtype") + 1] == "bfloat16"
     assert {"--no-enable-prefix-caching", "VLLM_USE_FLASHINFER_SAMPLER=0", "HF_HUB_OFFLINE=1", "dummy"} <= set(words)
+    at = words.index("vllm.entrypoints.cli.main")
+    assert words[at:at + 3] == ["vllm.entrypoints.cli.main", "serve", str(tmp_path)] and "--model" not in words
+    many = processes.vllm_command(tmp_path, 1, memory_share=0.1, most_tokens=2048, api_servers=4)
+    assert many[many.index("--api-server-count") + 1] == "4"
     served = processes.vllm_command(tmp_path, 1, memory_share=0.8, most_tokens=2048)
-    assert not {"--kv-cache-memory-bytes", "--generation-config", "--load-format"} & set(served)
+    assert not {"--api-server-count", "--kv-cache-memory-bytes", "--generation-config", "--load-format"} & set(served)
     engines.LLAMA_8B.save_pretrained(tmp_path)  # without an architecture vLLM takes it for a model of embeddings
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 
@@ -256,6 +260,52 @@ def test_a_part_that_fails_or_comes_late_takes_no_other_along(tmp_path: Path) ->
         bench_of(tmp_path, smoke=True).part("five", failing(run.EngineFailed("broken")))
 
 
+def test_turns_are_metered_around_what_is_timed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    used_mj = [0]
+
+    @contextmanager
+    def counter() -> Iterator[Callable[[], int]]:
+        yield lambda: used_mj[0]
+
+    def slow(meter: AbstractContextManager[object]) -> float:
+        used_mj[0] += 9000  # a head start
+        with meter:
+            used_mj[0] += 2000
+        used_mj[0] += 9000
+        return 3.0
+
+    monkeypatch.setattr(measure, "energy_counter", counter)
+    taken, joules = run._take_turns({"slow": slow, "quick": run._timed(lambda: None)}, 6)
+    assert (taken["slow"], joules) == ((3.0,) * 6, {"slow": 2.0, "quick": 0.0})
+    assert len(taken["quick"]) == 6 and max(taken["quick"]) < 1.0
+
+
+def test_an_engine_that_fails_a_streamed_turn_is_said_to(engine: processes.Service, tmp_path: Path) -> None:
+    requests = (Ask((1,), 1),) * 3
+    with Clients(2) as clients:
+        bench = replace(bench_of(tmp_path), clients=clients)
+        with pytest.raises(run.EngineFailed, match="3 of 3 requests failed: RuntimeError: status 404"):
+            run._streamed(bench, engine, requests, [])(nullcontext())
+
+
+def test_the_best_static_batch_is_the_quickest_that_fits(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def generated(_: object, batch: list[Ask]) -> None:
+        seen.append((len(batch), max(ask.new_tokens for ask in batch)))
+        if len(batch) == 8:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engines, "generated", generated)
+    clock = iter(float(i) for i in range(9))
+    monkeypatch.setattr(measure, "seconds", lambda call: (call(), next(clock) + 1.0))
+    requests = [Ask((1,), 2 * run.SEARCH_TOKENS)] * 8
+    assert run._best_batch(Context(tmp_path, "cpu"), (8, 4, 2), model, requests) == 4
+    assert seen == [(8, run.SEARCH_TOKENS), (4, run.SEARCH_TOKENS), (2, run.SEARCH_TOKENS)]
+    with pytest.raises(RuntimeError, match="no static batch of 8 fits"):
+        run._best_batch(Context(tmp_path, "cpu"), (8,), model, requests)
+
+
 def test_what_hangs_is_left_once_the_time_is_over() -> None:
     handler, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
     with pytest.raises(run.OutOfTime), run._over_after(0.3), suppress(Exception):
@@ -291,9 +341,9 @@ def load_of(count: int, errors: int = 0) -> Load:
 def story_of(engine: str) -> Story:
     story = Story("cuda", "a model", ceilings=(Metric("ceiling_copy", "copy", "GB/s", "higher", measure.exact(3000.0)),))
     story.engine, story.agreement = engine, {engine: (990, 1000)}
-    story.decoding = Decoding(10**9, 1000, 8, 100.0)
+    story.decoding = Decoding(10**9, 1000, 100.0)
     story.blocks = {STATIC: (6.0,) * 6, engine: (1.0,) * 6, f"{engine} again": (1.0,) * 6}
-    story.engines = [EngineRow(name, "batches", 100, story.blocks[name], (99, 100)) for name in (STATIC, engine)]
+    story.engines = [EngineRow(name, "batches", 8, 100, story.blocks[name], (99, 100)) for name in (STATIC, engine)]
     story.loads = [LoadRow(engine, "open", 0.75, 10.0, load_of(100))]
     story.joules = {STATIC: 9.0, engine: 1.0}
     story.images, story.embedding_error = [LoadRow("Triton, http", "open", 0.75, 100.0, load_of(100))], 0.01
@@ -331,6 +381,20 @@ def test_lost_requests_make_a_tail_longer_and_not_shorter() -> None:
     assert whole and whole.high == pytest.approx(50.0)
     assert lossy and lossy.value > 10_000
     assert tail(load_of(71), "ttft_ms") is None
+
+
+def test_a_burst_shows_capacity_and_no_goodput_and_a_busy_client_is_named() -> None:
+    story = story_of(VLLM)
+    story.loads.insert(0, LoadRow(VLLM, "closed", 1.0, 20.0, load_of(100)))
+    story.images.insert(0, LoadRow("Triton, http", "closed", 1.0, 200.0, load_of(100)))
+    story.shaped_busy = 0.95
+    told = observed(story)
+    engines_, latency, images, _ = told.tables
+    for table, names in ((latency, ("good requests a second", "p95 goal")), (images, ("good images a second",))):
+        at = [[column.name for column in table.columns].index(name) for name in names]
+        assert [[row[i] is None for i in at] for row in table.rows] == [[True] * len(at), [False] * len(at)]
+    assert told.notes == ("A load client was busy for more than 90% of its core in 1 of the rows: it may be what they measure",)
+    assert engines_.rows[0][4] == pytest.approx(100 * (100 / 6.0) / Decoding(10**9, 1000, 100.0).bound(3000.0, 8))
 
 
 # ---------------------------------------------------------------------------------------------------- the gateway
@@ -679,13 +743,16 @@ def test_the_path_on_a_gpu_is_walked_with_stand_ins(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(run, "SHAPED_BATCH", 4)
     monkeypatch.setattr(run, "FULL", replace(run.SMOKE, shares=(0.5, 0.75), least_load=80, most_load=80, images=80))
     monkeypatch.setattr(run.machine, "ceilings", lambda _: (Metric("ceiling_copy", "copy", "GB/s", "higher", measure.exact(3000.0)),))
-    for name in ("BUDGET_S", "SHAPED_BY_S", "SLOW_BY_S", "READY_BY_S", "OVER_S", "GRACE_S", "CLIENT_LIMIT_S"):
+    for name in ("BUDGET_S", "SHAPED_BY_S", "READY_BY_S", "OVER_S", "GRACE_S", "CLIENT_LIMIT_S"):
         monkeypatch.setattr(run, name, 500.0)
     pretended: Any = Pretended("cpu")
     seen = run.run(Context(tmp_path, pretended))
     assert seen.not_measured == () and seen.notes == ()
     engines_, latency, images, shaped = seen.tables
     assert [row[0] for row in engines_.rows] == [STATIC, VLLM, COMPILED, "generate, one at a time", f"{CONTINUOUS}, no HTTP"]
+    busiest = engines_.columns.index(Column("busiest client", "%"))
+    assert [row[busiest] is not None for row in engines_.rows] == [False, True, False, False, False]
+    assert [row[-1] is not None for row in shaped.rows] == [False, True]
     assert [row[:3] for row in latency.rows] == [(VLLM, "closed", 100), (VLLM, "open", 50), (VLLM, "open", 75),
                                                  (f"{VLLM} behind the gateway", "open", 200)]
     assert [row[0] for row in images.rows] == ["Triton, grpc"] * 3 + ["Triton, http"] * 3 and len(shaped.rows) == 2
@@ -812,7 +879,7 @@ def test_graphs_of_every_bucket_embed_as_float32_does(tmp_path: Path) -> None:
 def test_vllm_writes_what_the_float32_reference_would(tmp_path: Path) -> None:
     folder = checkpoint.save_smollm2(tmp_path / "model")
     port = processes.free_port()
-    command = processes.vllm_command(folder, port, memory_share=0.3, most_tokens=1024)
+    command = processes.vllm_command(folder, port, memory_share=0.3, most_tokens=1024, api_servers=2)
     requests = asks(16, Lengths(64, 256, 32, 64), 49_152, seed=0)
     with processes.running("vLLM", command, f"http://127.0.0.1:{port}", "/health", tmp_path / "log", ready_s=300) as vllm:
         answers = run._answers(vllm.url, requests)

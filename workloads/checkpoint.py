@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import io
 import json
 import os
 from pathlib import Path
@@ -48,7 +50,8 @@ def save_smollm2(folder: Path) -> Path:
     import torch  # here, so that `named` needs no torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar that transformers draws there whatever its settings; failures are raised
+        read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
     config = copy.deepcopy(read.config)
     vars(config).pop("quantization_config", None)  # transformers refuses to save what it thinks is GGUF
     plain: Any = type(read)(config)

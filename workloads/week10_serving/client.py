@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -83,16 +84,17 @@ class Clients:
                         pipe.close()
 
     def drive(self, url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float], *,
-              limit_s: float = LIMIT_S) -> Load:
+              limit_s: float = LIMIT_S, around: contextlib.AbstractContextManager[object] | None = None) -> Load:
         """Send each body (with the tokens its answer must have) `due` seconds after the start.
 
+        `around` is entered at the schedule's start, when every client has its order, and left once the last one is done.
         Raises RuntimeError where a client ends without an answer, as all do `limit_s` seconds after the last request was due; new
         ones are started then. A request that fails is Served with its error, never dropped.
         """
         overdue = threading.Timer(max(due, default=0.0) + limit_s, self._kill)
         overdue.start()
         try:
-            answers = self._answers(url, protocol, bodies, due)
+            answers = self._answers(url, protocol, bodies, due, around or contextlib.nullcontext())
         except (OSError, RuntimeError, ValueError) as error:
             self._stop()
             self._start()
@@ -106,7 +108,8 @@ class Clients:
         for worker in self.workers:
             worker.kill()
 
-    def _answers(self, url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float]) -> list[Any]:
+    def _answers(self, url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float],
+                 around: contextlib.AbstractContextManager[object]) -> list[Any]:
         for i, worker in enumerate(self.workers):
             mine = slice(i, None, self.count)
             _tell(worker, json.dumps({"url": url, "protocol": protocol, "bodies": bodies[mine], "due": due[mine]}))
@@ -116,7 +119,10 @@ class Clients:
         began = clock_s() + HEAD_START_S
         for worker in self.workers:
             _tell(worker, repr(began))
-        return [json.loads(_heard(worker)) for worker in self.workers]
+        time.sleep(max(0.0, began - clock_s()))
+        with around:
+            lines = [_heard(worker) for worker in self.workers]
+        return [json.loads(line) for line in lines]
 
 
 def _tell(worker: subprocess.Popen[str], line: str) -> None:

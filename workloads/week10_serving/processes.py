@@ -142,20 +142,22 @@ def module(*arguments: str) -> list[str]:
 
 
 def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: int, cache_bytes: int | None = None,
-                 neutral: bool = False, random_weights: bool = False) -> list[str]:
+                 neutral: bool = False, random_weights: bool = False, api_servers: int = 1) -> list[str]:
     """vLLM's own server. Prefixes are not cached, so nothing is saved by prompts that look alike. Raises NotInstalled.
 
     With `cache_bytes` for keys and values it does not measure what is free, and so bears that others take and free memory of the
     GPU while it starts; `memory_share` of the GPU must be free then, and is no limit. `neutral`: how to sample is said by requests
-    alone, and not by a checkpoint that brings, say, a penalty for repetition.
+    alone, and not by a checkpoint that brings, say, a penalty for repetition. `api_servers` processes share the port, and each
+    writes the streams of its connections: one is one Python, which has been seen to end at 17,000 tokens a second.
     """
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalled("vLLM is not installed: pip install '.[serving]'")
     return ["env", "VLLM_USE_FLASHINFER_SAMPLER=0", "VLLM_NO_USAGE_STATS=1", "HF_HUB_OFFLINE=1",
-            sys.executable, "-m", "vllm.entrypoints.openai.api_server",
-            "--model", str(folder), "--served-model-name", "engine", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
+            sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder),
+            "--served-model-name", "engine", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
             "--gpu-memory-utilization", f"{memory_share:.2f}", "--max-model-len", str(most_tokens), "--max-num-seqs", "512",
             "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
+            *(["--api-server-count", str(api_servers)] if api_servers > 1 else []),
             *(["--kv-cache-memory-bytes", str(cache_bytes)] if cache_bytes else []),
             *(["--generation-config", "vllm"] if neutral else []),
             *(["--load-format", "dummy", "--skip-tokenizer-init"] if random_weights else [])]

@@ -1,10 +1,11 @@
 """Week 10's measurement: one list of requests through every engine, side by side; then arrivals by a schedule; then images.
 
 What to expect is in the package's docstring. Order: all that takes a minute to start does so side by side (vLLM twice, Triton, what
-compiles), and nothing is timed before the last of them is ready or ended. Then what is judged: the best static batch is found;
-tokens are held to a float32 reference; static batch and engine take turns, block by block; open-loop load at the judged share of
-what the engine can do; images through Triton in the same way; static batch and vLLM in turns on random weights of Llama-8B's
-shape. The other rows follow once each while time is left. What is not installed is said, and nothing stands in for it.
+compiles, the static batches' first time), and nothing is timed before the last of them is ready or ended. Then what is judged: the
+best static batch is found; tokens are held to a float32 reference; static batch and engine take turns, block by block; open-loop
+load at the judged share of what the engine can do; images through Triton in the same way; static batch and vLLM in turns on random
+weights of Llama-8B's shape. The other rows follow once each while time is left. What is not installed is said, and nothing stands
+in for it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,7 +49,7 @@ from workloads.week10_serving import (
     infer,
     processes,
 )
-from workloads.week10_serving.client import Clients, bodies_of
+from workloads.week10_serving.client import Clients, Load, bodies_of
 from workloads.week10_serving.engines import Tokens
 from workloads.week10_serving.processes import NotInstalled, NotStarted, Service, Together
 from workloads.week10_serving.story import (
@@ -71,16 +73,17 @@ MODEL_VARIABLE = "LLM_MODEL"
 
 # Seconds from the start of the run. A run that is stopped loses everything, so this one ends by itself, well within ten minutes.
 READY_BY_S = 260.0  # vLLM needs 100 s on an idle machine; what is not ready by then is ended, for nothing may start beside a timing
-BUDGET_S = 430.0  # nothing further begins after this
-SHAPED_BY_S = 375.0  # later than this 8B's shape, which takes a minute, finds no time
-SLOW_BY_S = 395.0  # nor does what takes half a minute
+BUDGET_S = 435.0  # nothing further begins after this
+SHAPED_BY_S = 360.0  # later than this 8B's shape, which takes a minute and a half, finds no time
 OVER_S = 465.0  # whatever still runs is left, and what was measured is kept
 GRACE_S = 20.0  # what only fills a row is waited for so long
 CLIENT_LIMIT_S = 30.0
 
+TEXT_SERVERS = 4  # processes that write vLLM's streams: one ends at 17,000 tokens a second, less than the engine writes
 TEXT_CACHE_BYTES = 8 * 2**30  # 370,000 tokens of SmolLM2: four times what 512 requests hold
 SHAPED_CACHE_BYTES = 8 * 2**30  # 65,000 tokens of Llama-8B: twice what 128 requests hold
 SHAPED_BATCH, SHAPED_LENGTHS = 128, Lengths(128, 512, 48, 128)
+SEARCH_TOKENS = 64  # of each answer, where static batches are compared: every step of one costs the same, nearly
 WORDS = "the quick brown fox jumps over the lazy dog and then it "
 
 
@@ -117,7 +120,7 @@ class Sizes:
 
 
 FULL = Sizes(Lengths(128, 512, 64, 192), requests=256, batches=(256, 128, 32), alone=3, checked=64, rounds=6, shares=(0.25, 0.5, 0.75, 0.9),
-             load_s=6.0, most_load=2000, least_load=300, clients=6, through_gateway=300, gateway_share=0.25, images=1000)
+             load_s=6.0, most_load=2000, least_load=300, clients=8, through_gateway=300, gateway_share=0.25, images=1000)
 SMOKE = Sizes(Lengths(8, 24, 6, 12), requests=8, batches=(2, 4), alone=8, checked=8, rounds=6, shares=(0.75,), load_s=0.1, most_load=8,
               least_load=8, clients=1, through_gateway=20, gateway_share=2.0, images=0)
 
@@ -228,6 +231,7 @@ def _measure(bench: Bench, named: Path | None) -> None:
     else:
         triton = None
     if text:
+        part("the warm-up of static batches", partial(_warm, bench, text))
         _ready_text(bench, text)
     if shaped and not bench.ready(shaped, "/health", SHAPED.name):
         shaped = None
@@ -253,11 +257,12 @@ def _measure(bench: Bench, named: Path | None) -> None:
         part("the gateway", partial(_through_gateway, bench, text))
     if text and text.right:
         alone = text.requests[:bench.sizes.alone]
-        part("one at a time", partial(_row, bench, "generate, one at a time", "batch 1", alone,
+        part("one at a time", partial(_row, bench, "generate, one at a time", "batch 1", 1, alone,
                                       partial(engines.in_batches, text.model, alone, 1), text.right))
-        part(f"{CONTINUOUS}, no HTTP", partial(_continuous_row, bench, text), by_s=SLOW_BY_S)
     if triton:
         part("images through HTTP", partial(_images, bench, triton, "http", others))
+    if text and text.right:
+        part(f"{CONTINUOUS}, no HTTP", partial(_continuous_row, bench, text))
 
 
 def _ceilings(bench: Bench) -> None:
@@ -320,7 +325,8 @@ def _start_engine(bench: Bench, folder: Path) -> Service:
     story.engine = CONTINUOUS
     if ctx.device == "cuda":
         try:
-            command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True)
+            command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True,
+                                             api_servers=TEXT_SERVERS)
             story.engine = VLLM
         except NotInstalled as error:
             story.miss(str(error), *OF_VLLM)
@@ -334,7 +340,7 @@ def _start_compiled(bench: Bench, folder: Path, requests: Sequence[Ask]) -> Serv
     """`generate` with a static cache in a process of its own, where it compiles: on a GPU."""
     if bench.ctx.device == "cpu":
         return None
-    batch = bench.ctx.batch or max(bench.sizes.batches)
+    batch = max(_batches(bench))
     at = bench.at / "compiled"
     at.mkdir()
     compiled.write_order(at, requests[:batch], batch)
@@ -342,11 +348,32 @@ def _start_compiled(bench: Bench, folder: Path, requests: Sequence[Ask]) -> Serv
                                 bench.at / "compiled.log")
 
 
+def _batches(bench: Bench) -> tuple[int, ...]:
+    """The static batches to choose from."""
+    return (bench.ctx.batch,) if bench.ctx.batch else bench.sizes.batches
+
+
+def _warm(bench: Bench, text: Text) -> None:
+    """While the engines start: once, untimed, every shape that static batches and single requests will have, for a length of text
+    that is new has been seen to cost 60 ms a step. The largest batch is the likeliest to be the best, so its answers are whole."""
+    text.model.to(bench.ctx.device)
+    batches = sorted(_batches(bench))
+    for size in batches[:-1]:
+        engines.generated(text.model, _cut(text.requests[:size]))
+    engines.in_batches(text.model, text.requests[:bench.sizes.alone], 1)
+    text.right = engines.in_batches(text.model, text.requests, batches[-1])
+    bench.ctx.progress("static batches are warm")
+
+
+def _cut(requests: Sequence[Ask]) -> list[Ask]:
+    return [Ask(ask.prompt, min(ask.new_tokens, SEARCH_TOKENS)) for ask in requests]
+
+
 def _ready_text(bench: Bench, text: Text) -> None:
     text.ready = bench.ready(text.engine, "/health", *OF_VLLM)
     text.model.to(bench.ctx.device)
     bench.story.decoding = Decoding(
-        engines.weight_bytes(text.model), engines.cache_bytes_a_token(text.model.config, text.model.dtype.itemsize), len(text.requests),
+        engines.weight_bytes(text.model), engines.cache_bytes_a_token(text.model.config, text.model.dtype.itemsize),
         statistics.fmean(len(ask.prompt) + ask.new_tokens / 2 for ask in text.requests))
 
 
@@ -371,50 +398,52 @@ def _ready_compiled(bench: Bench, text: Text) -> None:
 def _turns(bench: Bench, text: Text) -> None:
     """The best static batch; then, beside the engine: correctness, turns, energy."""
     ctx, sizes, story = bench.ctx, bench.sizes, bench.story
-    text.batch, answers_of_batch = _best_batch(ctx, (ctx.batch,) if ctx.batch else sizes.batches, text.model, text.requests)
+    text.batch = _best_batch(ctx, _batches(bench), text.model, text.requests)
     static = partial(engines.in_batches, text.model, text.requests, text.batch)
-    text.right = answers_of_batch or static()
+    if not text.right or text.batch != max(_batches(bench)):
+        text.right = static()
     if not text.ready:
         return
-    continuous = partial(_answers, text.engine.url, text.requests)
-    answers = {STATIC: text.right, story.engine: continuous()}
+    answers = {STATIC: text.right, story.engine: _answers(text.engine.url, text.requests)}
     _hold_to_reference(ctx, sizes, text.folder, text.requests, answers, story)
-    blocks, joules = _take_turns({STATIC: static, story.engine: continuous, f"{story.engine} again": continuous}, sizes.rounds)
+    _driven(bench, text.engine, text.requests)  # once untimed: what was asked so far did not stream
+    busy: list[float] = []
+    streamed = _streamed(bench, text.engine, text.requests, busy)
+    blocks, joules = _take_turns({STATIC: _timed(static), story.engine: streamed, f"{story.engine} again": streamed}, sizes.rounds)
     story.blocks = blocks
-    for name, policy in ((STATIC, f"static batch of {text.batch}"), (story.engine, "continuous, over HTTP")):
+    rows = ((STATIC, f"static batch of {text.batch}", text.batch, None),
+            (story.engine, "continuous, streamed over HTTP", len(text.requests), max(busy)))
+    for name, policy, at_once, client_busy in rows:
         same = engines.identical(answers[STATIC], answers[name])
-        story.engines.append(EngineRow(name, policy, tokens_of(text.requests), story.blocks[name], same))
+        story.engines.append(EngineRow(name, policy, at_once, tokens_of(text.requests), story.blocks[name], same, client_busy=client_busy))
         ctx.progress(story.engines[-1].line())
         if name in joules:
             story.joules[name] = 1000 * joules[name] / tokens_of(text.requests)
 
 
-def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: Sequence[Ask]) -> tuple[int, list[Tokens]]:
-    """The static batch that writes most tokens a second, from one batch of each size, after one of warm-up; and its answers where
-    that one batch was of all requests."""
-    engines.generated(model, [Ask(requests[0].prompt, 2)])
+def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: Sequence[Ask]) -> int:
+    """The static batch that writes most tokens a second, from one batch of each size, warm, its answers cut to SEARCH_TOKENS."""
     rates: dict[int, float] = {}
-    found: dict[int, list[Tokens]] = {}
     for size in candidates:
-        part = requests[:size]
+        part = _cut(requests[:size])
         try:
-            found[size], seconds = measure.seconds(partial(engines.generated, model, part))
+            seconds = measure.seconds(partial(engines.generated, model, part))[1]
         except torch.OutOfMemoryError:
             ctx.progress(f"static batch of {size}: out of memory")
             measure.free(ctx.device)
             continue
         rates[size] = tokens_of(part) / seconds
-        ctx.progress(f"static batch of {size}: {rates[size]:.0f} tok/s")
+        ctx.progress(f"static batch of {size}: {rates[size]:.0f} tok/s, answers cut to {SEARCH_TOKENS}")
     if not rates:
         raise RuntimeError(f"no static batch of {', '.join(map(str, candidates))} fits in memory")
-    best = max(rates, key=rates.__getitem__)
-    return best, found[best] if best >= len(requests) else []
+    return max(rates, key=rates.__getitem__)
 
 
 def _answers(url: str, requests: Sequence[Ask]) -> list[Tokens]:
-    """All requests at once over HTTP, each answered in one piece. Raises EngineFailed unless every answer is whole."""
+    """What the engine writes: all requests at once over HTTP, each answered in one piece, with the ids of its tokens, and never timed.
+    Raises EngineFailed unless every answer is whole."""
     async def all_of_them() -> list[Tokens]:
-        no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the default one reads every root certificate, inside what is timed
+        no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the default one reads every root certificate, for plain HTTP
         async with httpx.AsyncClient(timeout=client.REQUEST_S, limits=httpx.Limits(max_connections=None), trust_env=False,
                                      verify=no_tls) as http:
             async def one(ask: Ask) -> Tokens:
@@ -433,6 +462,15 @@ def _answers(url: str, requests: Sequence[Ask]) -> list[Tokens]:
     return found
 
 
+def _driven(bench: Bench, engine: Service, requests: Sequence[Ask], around: AbstractContextManager[object] | None = None) -> Load:
+    """All requests at once, streamed to the load clients. Raises EngineFailed where one failed."""
+    load = bench.clients.drive(engine.url, "completions", bodies_of(requests), [0.0] * len(requests), limit_s=_limit_s(bench),
+                               around=around)
+    if load.errors:
+        raise EngineFailed(f"{load.errors} of {len(requests)} requests failed: {next(one.error for one in load.served if one.error)}")
+    return load
+
+
 def _hold_to_reference(ctx: Context, sizes: Sizes, folder: Path, requests: Sequence[Ask], answers: Mapping[str, Sequence[Tokens]],
                        story: Story) -> None:
     reference = engines.load(folder, ctx.device, torch.float32)
@@ -443,50 +481,81 @@ def _hold_to_reference(ctx: Context, sizes: Sizes, folder: Path, requests: Seque
     measure.free(ctx.device)
 
 
-def _take_turns(arms: Mapping[str, Callable[[], object]], rounds: int) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+Arm = Callable[[AbstractContextManager[object]], float]  # does its work once, inside the meter it is given; the seconds of the work
+
+
+def _timed(work: Callable[[], object]) -> Arm:
+    def arm(meter: AbstractContextManager[object]) -> float:
+        with meter:
+            return measure.seconds(work)[1]
+    return arm
+
+
+def _streamed(bench: Bench, engine: Service, requests: Sequence[Ask], busy: list[float]) -> Arm:
+    """From when all requests were due to the last token, as under load; how busy the clients were goes into `busy`."""
+    def arm(meter: AbstractContextManager[object]) -> float:
+        load = _driven(bench, engine, requests, meter)
+        busy.append(load.client_busy)
+        return load.wall_s
+    return arm
+
+
+def _take_turns(arms: Mapping[str, Arm], rounds: int) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
     """Seconds of each arm, round by round, in an order shuffled each round, as `measure.time_interleaved` does for short calls; and
-    the median of its joules, where the GPU counts them."""
+    the median of its joules, where the GPU counts them.
+
+    Joules are those from the start of the timed work to its end as this process sees it: for clients the schedule's start (their
+    head start is left out) and the last client's word, some ms after the last token. The counter moves every 20-100 ms, so of a
+    turn of one second they are good to a tenth or so.
+    """
     taken: dict[str, list[float]] = {name: [] for name in arms}
     millijoules: dict[str, list[int]] = {name: [] for name in arms}
     order = random.Random(0)
     with measure.energy_counter() as read_mj:
         for _ in range(rounds):
             for name in order.sample(list(arms), len(arms)):
-                before = read_mj() if read_mj else 0
-                taken[name].append(measure.seconds(arms[name])[1])
-                if read_mj:
-                    millijoules[name].append(read_mj() - before)
+                taken[name].append(arms[name](_metered(read_mj, millijoules[name])))
     return ({name: tuple(seconds) for name, seconds in taken.items()},
             {name: statistics.median(counts) / 1000 for name, counts in millijoules.items() if counts})
 
 
-def _row(bench: Bench, name: str, policy: str, part: Sequence[Ask], call: Callable[[], list[Tokens]], right: Sequence[Tokens]) -> None:
+@contextlib.contextmanager
+def _metered(read_mj: Callable[[], int] | None, into: list[int]) -> Iterator[None]:
+    before = read_mj() if read_mj else 0
+    yield
+    if read_mj:
+        into.append(read_mj() - before)
+
+
+def _row(bench: Bench, name: str, policy: str, at_once: int, part: Sequence[Ask], call: Callable[[], list[Tokens]],
+         right: Sequence[Tokens]) -> None:
     """An engine that nothing is judged by, once; out of memory is a row."""
     try:
         found, seconds = measure.seconds(call)
     except torch.OutOfMemoryError:
-        bench.story.engines.append(EngineRow(name, policy, 0, (), (0, 0), "out of memory"))
+        bench.story.engines.append(EngineRow(name, policy, at_once, 0, (), (0, 0), "out of memory"))
         return
-    _add_row(bench, name, policy, part, found, seconds, right)
+    _add_row(bench, name, policy, at_once, part, found, seconds, right)
 
 
-def _add_row(bench: Bench, name: str, policy: str, part: Sequence[Ask], found: Sequence[Tokens], seconds: float,
+def _add_row(bench: Bench, name: str, policy: str, at_once: int, part: Sequence[Ask], found: Sequence[Tokens], seconds: float,
              right: Sequence[Tokens]) -> None:
-    bench.story.engines.append(EngineRow(name, policy, tokens_of(part), (seconds,), engines.identical(right[:len(part)], found)))
+    bench.story.engines.append(EngineRow(name, policy, at_once, tokens_of(part), (seconds,), engines.identical(right[:len(part)], found)))
     bench.ctx.progress(bench.story.engines[-1].line())
 
 
 def _continuous_row(bench: Bench, text: Text) -> None:
     if bench.ctx.device == "cuda":  # its kernels are loaded by then
         engines.continuous(text.model, [Ask(ask.prompt, 2) for ask in text.requests[:8]])
-    _row(bench, f"{CONTINUOUS}, no HTTP", "continuous", text.requests, partial(engines.continuous, text.model, text.requests), text.right)
+    _row(bench, f"{CONTINUOUS}, no HTTP", "continuous", len(text.requests), text.requests,
+         partial(engines.continuous, text.model, text.requests), text.right)
 
 
 def _compiled_row(bench: Bench, text: Text) -> None:
     """The static cache, warm: by its own process on a GPU, which ends here; on a CPU in this one, for nothing is compiled there."""
     if bench.ctx.device == "cpu":
         first = text.requests[:text.batch]
-        _row(bench, COMPILED, f"static batch of {text.batch}", first,
+        _row(bench, COMPILED, f"static batch of {text.batch}", text.batch, first,
              partial(engines.in_batches, text.model, first, text.batch, "static"), text.right)
         return
     if not text.compiled:
@@ -501,7 +570,7 @@ def _compiled_row(bench: Bench, text: Text) -> None:
     finally:
         text.compiled.stop(processes.TOGETHER_S)
     found, seconds = compiled.read_answer(at)
-    _add_row(bench, COMPILED, f"static batch of {len(found)}", text.requests[:len(found)], found, seconds, text.right)
+    _add_row(bench, COMPILED, f"static batch of {len(found)}", len(found), text.requests[:len(found)], found, seconds, text.right)
 
 
 def _must_agree(story: Story) -> None:
@@ -515,9 +584,7 @@ def _judged_load(bench: Bench, text: Text) -> None:
     """What the engine can do with every request at once, streaming; then arrivals at the judged share of that."""
     sizes = bench.sizes
     requests = asks(sizes.requests, sizes.lengths, text.vocabulary, bench.ctx.seed + 1)
-    full = bench.clients.drive(text.engine.url, "completions", bodies_of(requests), [0.0] * len(requests), limit_s=_limit_s(bench))
-    if full.errors:
-        raise EngineFailed(f"{full.errors} of {len(requests)} requests failed: {next(one.error for one in full.served if one.error)}")
+    full = _driven(bench, text.engine, requests)
     capacity = len(requests) / full.wall_s
     bench.story.loads.append(LoadRow(bench.story.engine, "closed", 1.0, capacity, full))
     text.capacity = capacity
@@ -636,10 +703,12 @@ def _shaped(bench: Bench, engine: Service) -> None:
     story = bench.story
     requests = asks(SHAPED_BATCH, SHAPED_LENGTHS, engines.LLAMA_8B.vocab_size, bench.ctx.seed)
     model = engines.random_model(engines.LLAMA_8B, bench.ctx.device, torch.bfloat16)
-    static, continuous = partial(engines.in_batches, model, requests, len(requests)), partial(_answers, engine.url, requests)
-    engines.generated(model, [Ask(ask.prompt, 2) for ask in requests])  # the same shapes of prompts, so the allocator has its blocks
-    continuous()
-    story.shaped, _ = _take_turns({STATIC: static, VLLM: continuous}, bench.sizes.rounds)
+    static = partial(engines.in_batches, model, requests, len(requests))
+    static()  # whole, for every new length of text costs the first time
+    _driven(bench, engine, requests)
+    busy: list[float] = []
+    story.shaped, _ = _take_turns({STATIC: _timed(static), VLLM: _streamed(bench, engine, requests, busy)}, bench.sizes.rounds)
+    story.shaped_busy = max(busy)
     story.shaped_tokens = tokens_of(requests)
     story.shaped_batch = len(requests)
     bench.ctx.progress(f"8B's shape: static {tokens_of(requests) / statistics.median(story.shaped[STATIC]):.0f} tok/s, "
