@@ -21,14 +21,18 @@ from bot.history import Trend
 from bot.report import figure
 from workloads.spec import Cell, Chart, Table
 
+Dash = str | tuple[int, tuple[float, float]]  # matplotlib's
+
 WIDTH_PX, HEIGHT_PX, DPI = 1400, 800, 200
 PLACES, SERIES, MARKS = 48, 12, 6  # what one picture can hold; the table has the rest
 SMALLEST, LARGEST = 1e-12, 1e12  # and what an axis can name
 
-# Okabe and Ito's colours, which any colour vision tells apart; each also has a marker and a hatch of its own.
+# Okabe and Ito's colours, which any colour vision tells apart; each also has a marker and a hatch of its own, and where
+# they come round again, lines are broken.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6e7781", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "ooo")
+DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.5)))
 INK, FAINT, GRID, PAPER, BAND = "#24292f", "#57606a", "#d8dee4", "#ffffff", "#deedf5"
 # A trend's runs by their role: colour, marker, and whether it is filled.
 TREND_MARKS = {"before": (FAINT, "o", False), "past": (COLOURS[0], "o", True), "first": (COLOURS[1], "s", False),
@@ -59,6 +63,7 @@ class Label:
     y: float
     colour: str
     x: float | None = None
+    dash: Dash = "-"  # of the line that leads there
 
 
 def draw(table: Table) -> bytes:
@@ -151,12 +156,13 @@ def _lines(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> li
         xs = sorted(points)
         colour = COLOURS[place % len(COLOURS)]
         ys = [math.nan if (y := points[x].y) is None else y for x in xs]
-        axes.plot(xs, ys, color=colour, marker=_again(MARKERS, place), markersize=4.5, linewidth=1.8, zorder=3)
+        dash = DASHES[place // len(COLOURS) % len(DASHES)]
+        axes.plot(xs, ys, color=colour, marker=_again(MARKERS, place), markersize=4.5, linewidth=1.8, linestyle=dash, zorder=3)
         for x in xs:
             _whisker(axes, x, points[x], colour)
         shown = [(x, y) for x in xs if (y := points[x].y) is not None]
         if shown:
-            labels.append(Label(name, shown[-1][1], colour, shown[-1][0]))
+            labels.append(Label(name, shown[-1][1], colour, shown[-1][0], dash))
     if chart.log_x:
         axes.set_xscale("log", base=2)
     ticks = sorted({x for points in drawn.values() for x in points})
@@ -354,7 +360,7 @@ def _label_beside(axes: Axes, labels: Sequence[Label]) -> None:
         axes.annotate(_clipped(label.text, 26), end, (1.025, height), xycoords=coordinates, textcoords="axes fraction",
                       va="center", ha="left", fontsize=TEXT_PT, color=_dark(label.colour),
                       fontweight="bold" if label.x is not None else "normal",
-                      arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.9, "relpos": (0, 0.5),
+                      arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.9, "relpos": (0, 0.5), "linestyle": label.dash,
                                   "shrinkA": 1, "shrinkB": 0 if label.x is None else 4})
 
 

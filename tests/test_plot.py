@@ -71,6 +71,15 @@ def test_each_line_has_its_colour():
     assert [painted(png, colour) > 200 for colour in COLOURS[:3]] == [True, True, False]
 
 
+def test_a_colour_that_comes_again_is_a_broken_line():
+    rows: tuple[tuple[Cell, ...], ...] = tuple((f"line {i}", None, x, 1.0 + i, None, None) for i in range(9) for x in (1, 2))
+    blue = (pixels(draw(table(Chart("lines", "size", "time", "arm"), rows))) == [0x00, 0x72, 0xB2]).all(axis=-1)
+    inked = blue[:, WIDTH_PX // 4 : WIDTH_PX // 2].mean(axis=1)  # of each row of pixels between the points
+    first, ninth = inked[HEIGHT_PX // 2 :].max(), inked[: HEIGHT_PX // 2].max()
+    assert first == 1.0
+    assert 0.5 < ninth < 0.9
+
+
 def test_bars_are_as_high_as_their_values():
     rows: tuple[tuple[Cell, ...], ...] = (
         ("a", None, 1, 1.0, None, None),

@@ -211,16 +211,34 @@ def test_what_was_seen_is_told_by_target() -> None:
     assert values["ppl_ratio"] == pytest.approx(0.981, abs=1e-3) and values["control"] == pytest.approx(3.0, rel=1e-2)
     assert values["ratio_own"] == pytest.approx(0.95)
     assert values["exact"] == 31 / 32, "the worst method in fp32; bf16 is told, and not judged"
+    assert next(m.detail for m in found.metrics if m.name == "exact") == "PI, fp32, every position"
     assert values["cache_gap"] == 1e-5
     assert values["passkey"] == 3 / 4, "lengths beyond twice the trained 8"
     assert values["noise"] == pytest.approx(0.5, abs=0.1)
     assert values["mfu"] == pytest.approx(100 * COURSE.tokens_per_s * 1e9 / 1e12)
 
 
+def test_methods_that_decode_alike_are_not_told_as_one_that_is_worst() -> None:
+    alike = [Exactness(name, "fp32", Agreement(32, 32, 1e-5)) for name in ("PI", "YaRN")]
+    found = observed(seen([method(JUDGED, 0.98)], alike))
+    assert next(m.detail for m in found.metrics if m.name == "exact") == "all 2 alike, fp32, every position"
+
+
+def test_pass_keys_are_told_by_length_and_depth_for_every_method() -> None:
+    short = method("ALiBi", 1.0)
+    short.keys = {(8, 0.5): [True, True], (8, 0.9): [True, False]}
+    table = {t.name: t for t in observed(seen([method(JUDGED, 0.98), short], [])).tables}["passkey_lengths"]
+    assert [c.name for c in table.columns] == ["method", "length", "share found", "at 50%", "at 90%"]
+    assert table.rows == ((JUDGED, 8, 1.0, 1.0, None), (JUDGED, 24, 0.5, 0.5, None), (JUDGED, 32, 1.0, 1.0, None),
+                          ("ALiBi", 8, 0.75, 1.0, 0.5))
+
+
 def test_the_control_does_not_flatten_the_bars_and_is_in_the_ablation() -> None:
     found = observed(seen([method(CONTROL, 30.0), method(JUDGED, 0.98)], []))
     table = {t.name: t for t in found.tables}
     assert table["ratios"].column("method") == (JUDGED,)
+    assert table["ratios"].title.endswith("below 0 is better; not drawn: 1 above 50%")
+    assert "not drawn" not in next(t.title for t in observed(seen([method(JUDGED, 0.98)], [])).tables if t.name == "ratios")
     assert table["ablation"].column("ratio")[0] == pytest.approx(30.0, rel=1e-2)
 
 

@@ -107,9 +107,11 @@ def observed(seen: Seen) -> Observed:
 
     exact = [e for e in seen.exactness if e.precision == "fp32"]
     if exact and all(e.seen for e in exact):
-        worst = min(exact, key=lambda e: e.seen.same / e.seen.positions if e.seen else 0.0)
+        shares = [e.seen.same / e.seen.positions for e in exact if e.seen]
+        worst = exact[shares.index(min(shares))]
         assert worst.seen is not None
-        metrics.append(EXACT.measured(measure.share(worst.seen.same, worst.seen.positions), detail=f"{worst.method}, fp32, every position"))
+        which = worst.method if max(shares) > min(shares) else f"all {len(exact)} alike"
+        metrics.append(EXACT.measured(measure.share(worst.seen.same, worst.seen.positions), detail=f"{which}, fp32, every position"))
         largest = max(exact, key=lambda e: e.seen.largest if e.seen else 0.0)
         assert largest.seen is not None
         metrics.append(Metric("cache_gap", "largest difference of cached and parallel logits, fp32", "", "lower",
@@ -162,6 +164,8 @@ def _tables(seen: Seen) -> tuple[Table, ...]:
     method, position, nats = Column("method"), Column("position", "count"), Column("nats a token")
     ablation = ablation_table(seen)
     drawn = [m for m in seen.methods if m.name != AGAIN and m.ratio and m.ratio.value <= DRAWN_UP_TO]
+    above = [m for m in seen.methods if m.ratio and m.ratio.value > DRAWN_UP_TO]
+    left_out = f"; not drawn: {len(above)} above {100 * (DRAWN_UP_TO - 1):.0f}%" if above else ""
     judged = seen.method(JUDGED)
     key_columns = (Column("length"), Column("depth"), Column("share found"))
     return (
@@ -169,14 +173,15 @@ def _tables(seen: Seen) -> tuple[Table, ...]:
               tuple(_curves(seen, tuned=False)), Chart("lines", x="position", y="nats a token", by="method")),
         Table("by_position_tuned", f"Loss by position after a short fine-tuning at {seen.length:,} tokens", (method, position, nats),
               tuple(_curves(seen, tuned=True)), Chart("lines", x="position", y="nats a token", by="method")),
-        Table("ratios", f"Perplexity at {seen.length:,} against a window of {seen.config.trained_length:,}: below 0 is better",
+        Table("ratios", f"Perplexity at {seen.length:,} against a window of {seen.config.trained_length:,}: below 0 is better{left_out}",
               (method, Column("change", "%"), Column("low"), Column("high")),
               tuple((m.name, *(100 * (end - 1) for end in (r.value, r.low, r.high))) for m in drawn if (r := m.ratio)),
               Chart("bars", x="method", y="change", low="low", high="high", marks=(0.0, 100 * (RATIO.bound - 1)))),
         Table("passkey", f"Pass key, {JUDGED}", key_columns, tuple(_key_cells(judged)),
               Chart("heatmap", x="length", y="share found", by="depth")),
-        Table("passkey_lengths", "Pass key found by length, mean over depths", (method, Column("length", "count"), Column("share found")),
-              tuple(_length_cells(seen)), Chart("lines", x="length", y="share found", by="method")),
+        Table("passkey_lengths", "Pass keys by length, mean over depths", (
+            method, Column("length", "count"), Column("share found"), *(Column(f"at {depth:.0%}") for depth in _depths(seen))),
+            tuple(_length_cells(seen)), Chart("heatmap", x="length", y="share found", by="method")),
         ablation,
         Table("exactness", "Cached against parallel decoding, every position", (
             method, Column("precision"), position, Column("argmax agrees"), Column("largest difference"), Column("check")),
@@ -189,7 +194,7 @@ def ablation_table(seen: Seen) -> Table:
         Column("method"), Column("weights"), Column("trained on", "count"), Column("extra tokens", "count"),
         Column("bits a byte, 8k"), Column("bits a byte, 2k window"), Column("bits a byte, short texts"),
         Column("ratio", "x"), Column("low", "x"), Column("high", "x"), Column("ratio, all tokens", "x"),
-        Column("key found, at most 2x"), Column("key found, beyond 2x"), Column("train", "tok/s"), Column("8k prefill", "ms"),
+        Column("key found, at most 2x"), Column("key found, beyond 2x"), Column("train", "tok/s"), Column("8k prefill, not compiled", "ms"),
         Column("check"))
     rows: list[tuple[Cell, ...]] = []
     lengths = {length for m in seen.methods for length, _ in m.keys}
@@ -226,7 +231,11 @@ def _curves(seen: Seen, *, tuned: bool) -> list[tuple[Cell, ...]]:
 
 
 def _key_cells(judged: Method | None) -> list[tuple[Cell, ...]]:
-    return [(str(length), f"{depth:.0%}", sum(found) / len(found)) for (length, depth), found in judged.keys.items()] if judged else []
+    return [(f"{length:,}", f"{depth:.0%}", sum(found) / len(found)) for (length, depth), found in judged.keys.items()] if judged else []
+
+
+def _depths(seen: Seen) -> list[float]:
+    return sorted({depth for m in seen.methods for _, depth in m.keys})
 
 
 def _length_cells(seen: Seen) -> list[tuple[Cell, ...]]:
@@ -234,7 +243,8 @@ def _length_cells(seen: Seen) -> list[tuple[Cell, ...]]:
     for m in seen.methods:
         for length in dict.fromkeys(length for length, _ in m.keys):
             hits, of = m.share_found([length])
-            cells.append((m.name, length, hits / of))
+            at_depths = (m.keys.get((length, depth)) for depth in _depths(seen))
+            cells.append((m.name, length, hits / of, *(sum(found) / len(found) if found else None for found in at_depths)))
     return cells
 
 
