@@ -383,7 +383,7 @@ def test_lost_requests_make_a_tail_longer_and_not_shorter() -> None:
     assert tail(load_of(71), "ttft_ms") is None
 
 
-def test_a_burst_shows_capacity_and_no_goodput_and_a_busy_client_is_named() -> None:
+def test_a_closed_loop_shows_capacity_and_no_goodput_and_a_busy_client_is_named() -> None:
     story = story_of(VLLM)
     story.loads.insert(0, LoadRow(VLLM, "closed", 1.0, 20.0, load_of(100)))
     story.images.insert(0, LoadRow("Triton, http", "closed", 1.0, 200.0, load_of(100)))
@@ -617,6 +617,16 @@ def test_clients_take_schedule_after_schedule_and_are_replaced_where_they_end(en
             clients.drive(engine.url, "chat", [(chat("hang 3", stream=True), 3)] * 2, [0.0, 0.0], limit_s=3.0)
         assert clients.drive(engine.url, "chat", bodies, [0.0] * 4).errors == 0
         assert clients.drive("http://127.0.0.1:9", "chat", bodies, [0.0] * 4).errors == 4
+
+
+def test_in_a_closed_loop_no_more_are_in_flight_than_there_are_users(engine: processes.Service) -> None:
+    bodies = [(chat("slow 2", stream=True) | {"stream_options": {"include_usage": True}}, 2)] * 12
+    with Clients(2) as clients:
+        load = clients.drive(engine.url, "chat", bodies, [0.0] * 12, users=3)
+    assert load.errors == 0
+    assert max(sum(other.sent <= one.sent < other.last for other in load.served) for one in load.served) == 3
+    assert load.wall_s >= 12 / 3 * 0.1, "four turns of two tokens, 50 ms each"
+    assert max(one.first - one.due for one in load.served) < load.wall_s / 2, "who waits for a turn is not due yet"
 
 
 # ---------------------------------------------------------------------------------------------------- the box, up

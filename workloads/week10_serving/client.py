@@ -84,17 +84,19 @@ class Clients:
                         pipe.close()
 
     def drive(self, url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float], *,
-              limit_s: float = LIMIT_S, around: contextlib.AbstractContextManager[object] | None = None) -> Load:
+              users: int = 0, limit_s: float = LIMIT_S, around: contextlib.AbstractContextManager[object] | None = None) -> Load:
         """Send each body (with the tokens its answer must have) `due` seconds after the start.
 
-        `around` is entered at the schedule's start, when every client has its order, and left once the last one is done.
+        With `users` the loop is closed: so many requests are in flight at most, at least one from each client, and one that has to
+        wait for another's answer is due once that is there. `around` is entered at the schedule's start, when every client has its
+        order, and left once the last one is done.
         Raises RuntimeError where a client ends without an answer, as all do `limit_s` seconds after the last request was due; new
         ones are started then. A request that fails is Served with its error, never dropped.
         """
         overdue = threading.Timer(max(due, default=0.0) + limit_s, self._kill)
         overdue.start()
         try:
-            answers = self._answers(url, protocol, bodies, due, around or contextlib.nullcontext())
+            answers = self._answers(url, protocol, bodies, due, users, around or contextlib.nullcontext())
         except (OSError, RuntimeError, ValueError) as error:
             self._stop()
             self._start()
@@ -108,11 +110,12 @@ class Clients:
         for worker in self.workers:
             worker.kill()
 
-    def _answers(self, url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float],
+    def _answers(self, url: str, protocol: Protocol, bodies: Sequence[tuple[dict[str, Any], int]], due: Sequence[float], users: int,
                  around: contextlib.AbstractContextManager[object]) -> list[Any]:
         for i, worker in enumerate(self.workers):
             mine = slice(i, None, self.count)
-            _tell(worker, json.dumps({"url": url, "protocol": protocol, "bodies": bodies[mine], "due": due[mine]}))
+            of_mine = max(1, len(range(i, users, self.count))) if users else 0
+            _tell(worker, json.dumps({"url": url, "protocol": protocol, "bodies": bodies[mine], "due": due[mine], "users": of_mine}))
         for worker in self.workers:
             if _heard(worker) != "ready\n":
                 raise RuntimeError("a client did not start")
@@ -166,10 +169,17 @@ async def _all(order: dict[str, Any]) -> dict[str, Any]:
         print("ready", flush=True)  # noqa: T201  this process's answer
         began = float(await asyncio.to_thread(sys.stdin.readline))
         used_s = _cpu_s()
+        turn = asyncio.Semaphore(order["users"]) if order["users"] else None
 
         async def one(body: dict[str, Any], tokens: int, after: float) -> Served:
             due = began + after
             await asyncio.sleep(max(0.0, due - clock_s()))
+            if not turn:
+                return await sent_at(due, body, tokens)
+            async with turn:
+                return await sent_at(max(due, clock_s()), body, tokens)
+
+        async def sent_at(due: float, body: dict[str, Any], tokens: int) -> Served:
             sent = clock_s()
             try:
                 if grpc:

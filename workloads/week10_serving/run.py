@@ -114,15 +114,19 @@ class Sizes:
     most_load: int
     least_load: int  # below 72 no p95 has an interval
     clients: int
+    sustained: int  # requests that capacity is taken from
+    users: int  # who send them, each the next one when the last is answered
+    image_users: int
     through_gateway: int
     gateway_share: float  # of capacity: a gateway in Python passes on fewer chunks a second than vLLM writes
     images: int
 
 
 FULL = Sizes(Lengths(128, 512, 64, 192), requests=256, batches=(256, 128, 32), alone=3, checked=64, rounds=6, shares=(0.25, 0.5, 0.75, 0.9),
-             load_s=6.0, most_load=2000, least_load=300, clients=8, through_gateway=300, gateway_share=0.25, images=1000)
+             load_s=6.0, most_load=2000, least_load=300, clients=8, sustained=1024, users=256,
+             image_users=64, through_gateway=300, gateway_share=0.25, images=1000)
 SMOKE = Sizes(Lengths(8, 24, 6, 12), requests=8, batches=(2, 4), alone=8, checked=8, rounds=6, shares=(0.75,), load_s=0.1, most_load=8,
-              least_load=8, clients=1, through_gateway=20, gateway_share=2.0, images=0)
+              least_load=8, clients=1, sustained=8, users=4, image_users=4, through_gateway=20, gateway_share=2.0, images=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,10 +466,11 @@ def _answers(url: str, requests: Sequence[Ask]) -> list[Tokens]:
     return found
 
 
-def _driven(bench: Bench, engine: Service, requests: Sequence[Ask], around: AbstractContextManager[object] | None = None) -> Load:
-    """All requests at once, streamed to the load clients. Raises EngineFailed where one failed."""
-    load = bench.clients.drive(engine.url, "completions", bodies_of(requests), [0.0] * len(requests), limit_s=_limit_s(bench),
-                               around=around)
+def _driven(bench: Bench, engine: Service, requests: Sequence[Ask], around: AbstractContextManager[object] | None = None, *,
+            users: int = 0) -> Load:
+    """All requests, streamed to the load clients: at once, or as so many `users` ask. Raises EngineFailed where one failed."""
+    load = bench.clients.drive(engine.url, "completions", bodies_of(requests), [0.0] * len(requests), users=users,
+                               limit_s=_limit_s(bench), around=around)
     if load.errors:
         raise EngineFailed(f"{load.errors} of {len(requests)} requests failed: {next(one.error for one in load.served if one.error)}")
     return load
@@ -581,10 +586,11 @@ def _must_agree(story: Story) -> None:
 
 
 def _judged_load(bench: Bench, text: Text) -> None:
-    """What the engine can do with every request at once, streaming; then arrivals at the judged share of that."""
+    """What the engine can keep up, streaming; then arrivals at the judged share of that. A burst would show more than can be kept
+    up: all its prompts come first, and then every step only decodes, where with arrivals most steps do both."""
     sizes = bench.sizes
-    requests = asks(sizes.requests, sizes.lengths, text.vocabulary, bench.ctx.seed + 1)
-    full = _driven(bench, text.engine, requests)
+    requests = asks(sizes.sustained, sizes.lengths, text.vocabulary, bench.ctx.seed + 1)
+    full = _driven(bench, text.engine, requests, users=sizes.users)
     capacity = len(requests) / full.wall_s
     bench.story.loads.append(LoadRow(bench.story.engine, "closed", 1.0, capacity, full))
     text.capacity = capacity
@@ -663,7 +669,7 @@ def _images(bench: Bench, triton: Triton, protocol: client.Protocol, shares: Seq
     url = triton.service.url if protocol == "http" else f"127.0.0.1:{triton.ports.grpc}"
     name = f"Triton, {protocol}"
     if protocol not in triton.capacity:
-        full = bench.clients.drive(url, protocol, bodies, np.linspace(0.0, 0.5, len(bodies)).tolist(), limit_s=_limit_s(bench))
+        full = bench.clients.drive(url, protocol, bodies, [0.0] * len(bodies), users=bench.sizes.image_users, limit_s=_limit_s(bench))
         if not full.answered:
             raise EngineFailed(f"Triton answered nothing: {full.served[0].error}")
         triton.capacity[protocol] = len(full.answered) / full.wall_s

@@ -48,7 +48,7 @@ class EngineRow:
 
 @dataclass(frozen=True, slots=True)
 class LoadRow:
-    """One engine under one load: `arrivals` all at once ("closed") or by a schedule, at `rate` requests a second."""
+    """One engine under one load, at `rate` requests a second: from users who wait for their answers ("closed"), or by a schedule."""
 
     engine: str
     arrivals: Literal["closed", "open"]
@@ -200,7 +200,7 @@ def _latency(story: Story) -> Table | None:
 
 def _load_cells(row: LoadRow) -> tuple[Cell, ...]:
     verdict = judge(GOAL, row.load.served)
-    under_load = row.arrivals == "open"  # a burst queues by intent: it shows capacity, and no goal is meant for it
+    under_load = row.arrivals == "open"  # users who wait for their answers show capacity; no goal is meant for them
     return (row.engine, row.arrivals, 100 * row.share, row.rate, row.tokens_a_second,
             *(_at(row, "ttft_ms", p) for p in (50, 95, 99)), *(_at(row, "tpot_ms", p) for p in (50, 95)), _at(row, "e2e_ms", 95),
             row.load.errors, verdict.goodput if under_load else None,
@@ -209,7 +209,7 @@ def _load_cells(row: LoadRow) -> tuple[Cell, ...]:
 
 
 def _at(row: LoadRow, of: Literal["ttft_ms", "tpot_ms", "e2e_ms"], percent: int) -> float | None:
-    """A gap where all requests came at once: how long a burst queues is no latency under a load."""
+    """A gap for the load that shows capacity: whoever waits for an answer before asking again never sees a queue grow."""
     samples = [getattr(one, of) for one in row.load.answered]
     return percentile(samples, percent) if samples and row.arrivals == "open" else None
 
