@@ -522,7 +522,8 @@ def test_a_flood_is_refused_at_once_and_loses_nobody_who_was_accepted(engine: pr
         with ThreadPoolExecutor(40) as pool:
             answers = list(pool.map(ask, range(40)))
         accepted, refused = [a for a in answers if a[0] == 200], [a for a in answers if a[0] == 429]
-        assert len(accepted) + len(refused) == 40 and len(accepted) >= 4 and len(refused) >= 1
+        assert not [a for a in answers if a[0] not in (200, 429)]
+        assert len(accepted) >= 4 and len(refused) >= 1
         assert all(text.endswith("data: [DONE]\n\n") or '"completion_tokens":8' in text for _, text, _ in accepted)
         assert {retry for _, _, retry in refused} == {"1"}
         assert meter(client, 'gateway_requests_total{code="200",route="chat"}') == len(accepted)
