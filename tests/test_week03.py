@@ -879,8 +879,9 @@ def test_decoding_by_the_stream_rule_overwrites_nothing_and_the_naive_call_does(
     stage, size = gpu_stage(), 3 * shards.FULL.height * shards.FULL.width
     ours: Callable[[Sequence[Tensor]], object] = lambda jpegs: run._decode(stage, jpegs)  # noqa: E731  one name for both calls
     ours(photographs_on_gpu)  # the decoder's own start
-    assert canary.corrupted(ours, photographs_on_gpu, size, 20) == 0
-    naive = canary.corrupted(Torchvision("cuda"), photographs_on_gpu, size, 20)
+    assert canary.corrupted(ours, photographs_on_gpu, size, 20) == (0, 20)
+    naive, counted = canary.corrupted(Torchvision("cuda"), photographs_on_gpu, size, 20)
+    assert counted == 20, "decoding began before the stream was idle"
     if torch.cuda.get_device_capability() == (9, 0):
         assert naive > 0, "this torchvision no longer has the race: the canary, and the rule, can go"
 

@@ -11,23 +11,27 @@ HOLD_CYCLES = 150_000_000  # of the SM clock: about 90 ms in which everything qu
 MARK = 7
 
 
-def corrupted(decode: Callable[[Sequence[Tensor]], object], jpegs: Sequence[Tensor], picture_bytes: int, rounds: int) -> int:
-    """In how many of `rounds` decoding changed tensors of the current stream that were freed while sums of them were still queued.
+def corrupted(decode: Callable[[Sequence[Tensor]], object], jpegs: Sequence[Tensor], picture_bytes: int, rounds: int) -> tuple[int, int]:
+    """In how many rounds decoding changed tensors of the current stream that were freed while a copy of them was still queued, and how
+    many rounds count: those in which that copy was still held up when decoding began.
 
     Each round fills as many tensors as there are JPEGs, of the size of one decoded picture, with one value; makes the stream busy;
-    queues their sums behind that; frees them, so that the allocator may hand the same memory to the decoder; and decodes.
+    queues their copy behind that, in few launches, for where many are queued the host waits; frees them, so that the allocator may
+    hand the same memory to the decoder; and decodes.
     """
-    wrong = 0
+    wrong = counted = 0
     for _ in range(rounds):
         held = [torch.full((picture_bytes,), MARK, dtype=torch.uint8, device="cuda") for _ in jpegs]
-        sums = torch.zeros(len(held), dtype=torch.int64, device="cuda")
+        over = torch.cuda.Event()
         torch.cuda.synchronize()
         torch.cuda._sleep(HOLD_CYCLES)
-        for place, tensor in enumerate(held):
-            sums[place] = tensor.sum()
-        del held, tensor
+        over.record()
+        copied = torch.stack(held)
+        del held
+        in_time = not over.query()
         decoded = decode(jpegs)
         torch.cuda.synchronize()
-        wrong += int((sums != MARK * picture_bytes).any())
+        counted += in_time
+        wrong += in_time and bool((copied != MARK).any())
         del decoded
-    return wrong
+    return wrong, counted

@@ -337,8 +337,8 @@ def parity(stage: Stage, jpegs: Sequence[Tensor], *, interleaved: bool) -> list[
 def _canary(bench: Bench, decoder: Torchvision, jpegs: Sequence[Tensor]) -> list[tuple[str, int, int]]:
     stage, rounds = bench.stage(decoder, fused=False), bench.sizes.canary_rounds
     size = 3 * bench.sizes.plan.height * bench.sizes.plan.width
-    seen = [("naive", canary.corrupted(decoder, jpegs, size, rounds), rounds),
-            ("ours", canary.corrupted(partial(_decode, stage), jpegs, size, rounds), rounds)]
+    seen = [("naive", *canary.corrupted(decoder, jpegs, size, rounds)),
+            ("ours", *canary.corrupted(partial(_decode, stage), jpegs, size, rounds))]
     bench.ctx.progress("stream race: " + ", ".join(f"{name} {wrong} of {of} rounds corrupted" for name, wrong, of in seen))
     return seen
 
