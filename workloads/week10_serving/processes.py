@@ -148,7 +148,7 @@ def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: i
     With `cache_bytes` for keys and values it does not measure what is free, and so bears that others take and free memory of the
     GPU while it starts; `memory_share` of the GPU must be free then, and is no limit. `neutral`: how to sample is said by requests
     alone, and not by a checkpoint that brings, say, a penalty for repetition. `api_servers` processes share the port, and each
-    writes the streams of its connections: one is one Python, which has been seen to end at 17,000 tokens a second.
+    writes the streams of its connections, for one is one Python.
     """
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalled("vLLM is not installed: pip install '.[serving]'")
