@@ -152,7 +152,9 @@ def test_no_room_for_leftovers() -> None:
 
 def test_the_environment_is_read_at_the_edges() -> None:
     readers = {name(path) for path in FILES if {"os.environ", "os.getenv", "os.environb"} & uses(path)}
-    assert {path for path in readers if room(path) != "localhub"} <= {"bot/__main__.py", "runner/__main__.py", "workloads/checkpoint.py"}
+    assert {path for path in readers if room(path) != "localhub"} <= {
+        "bot/__main__.py", "runner/__main__.py", "workloads/checkpoint.py",
+        "workloads/week03_data/engine.py"}  # CUDA has no other way to ask for queues
 
 
 def test_only_the_edges_catch_everything() -> None:

@@ -47,12 +47,11 @@ MOST_QUEUES = 32
 
 
 def own_queues() -> str:
-    """Ask for as many hardware queues as there can be, unless the environment says how many; why it came too late, else "". Before
-    CUDA starts in this process."""
+    """Ask for as many hardware queues as there can be, unless the environment says how many: before CUDA starts in this process, for
+    later it is in vain. What came of it, as a sentence."""
     if QUEUES not in os.environ and torch.cuda.is_initialized():
-        return f"CUDA has started without {QUEUES}={MOST_QUEUES}: decoding may wait for training steps that share its queue"
-    os.environ.setdefault(QUEUES, str(MOST_QUEUES))
-    return ""
+        return f"CUDA had started without {QUEUES}={MOST_QUEUES}: decoding may wait for training steps that share its queue"
+    return f"{os.environ.setdefault(QUEUES, str(MOST_QUEUES))} hardware queues for the streams of training and decoding"
 
 
 class BatchDecoder(Protocol):

@@ -34,7 +34,7 @@ from workloads.spec import Context, Observed, plain_text
 from workloads.week03_data import DASHBOARD, DECODED, STEPS, canary, dashboard, duplicates, images, minhash, shards
 from workloads.week03_data.consumer import Consumer, FixedStep, Resident, Training
 from workloads.week03_data.dashboard import Exporter
-from workloads.week03_data.engine import QUEUES, BatchDecoder, Inline, NvImageCodec, Ring, Stage, Torchvision, own_queues
+from workloads.week03_data.engine import BatchDecoder, Inline, NvImageCodec, Ring, Stage, Torchvision, own_queues
 from workloads.week03_data.findings import (
     AGAIN,
     DECODERS,
@@ -191,7 +191,7 @@ def run(ctx: Context) -> Observed:
         raise ValueError(f"batch: at most {total // sizes.readers}, for {sizes.readers} readers share {total} pictures")
     story = Story(ctx.device, sizes.batch, size=sizes.inputs[0])
     if ctx.device == "cuda":
-        story.notes.append(own_queues() or f"{os.environ[QUEUES]} hardware queues for the streams of training and decoding")
+        story.notes.append(own_queues())
     sizes = _fitted(sizes, story)
     measure.lone_thread(ctx.device)
     torch.backends.cudnn.benchmark = True
