@@ -627,7 +627,8 @@ def test_in_a_closed_loop_no_more_are_in_flight_than_there_are_users(engine: pro
     assert load.errors == 0
     assert max(sum(other.sent <= one.sent < other.last for other in load.served) for one in load.served) == 3
     assert load.wall_s >= 12 / 3 * 0.1, "four turns of two tokens, 50 ms each"
-    assert max(one.first - one.due for one in load.served) < load.wall_s / 2, "who waits for a turn is not due yet"
+    dues = [one.due for one in load.served]
+    assert max(dues) - min(dues) >= 0.4, "who waits for a turn is not due yet, and one user has six of them"
 
 
 # ---------------------------------------------------------------------------------------------------- the box, up
