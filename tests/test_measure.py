@@ -40,8 +40,8 @@ def spin(ms: float) -> Callable[[], None]:
 def test_a_known_length_is_measured(mode: measure.Mode) -> None:
     arms = {"short": spin(1.0), "long": spin(2.0)}
     timings = measure.time_interleaved(arms, device="cpu", mode=mode, blocks=9, block_ms=4.0, warmup_s=0.01)
-    assert 1.0 <= statistics.median(timings["short"]) < 1.5
-    assert 2.0 <= statistics.median(timings["long"]) < 3.0
+    for arm, length in (("short", 1.0), ("long", 2.0)):  # the quickest block, for others may have shared the core
+        assert length <= min(timings[arm]) < 1.5 * length
     assert [len(samples) for samples in timings.samples.values()] == [9, 9]
     assert timings.mode == mode
 
