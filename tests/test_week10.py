@@ -212,8 +212,12 @@ def test_vllm_is_told_what_the_comparison_needs(monkeypatch: pytest.MonkeyPatch,
     assert words[at:at + 3] == ["vllm.entrypoints.cli.main", "serve", str(tmp_path)] and "--model" not in words
     many = processes.vllm_command(tmp_path, 1, memory_share=0.1, most_tokens=2048, api_servers=4)
     assert many[many.index("--api-server-count") + 1] == "4"
+    whole = processes.vllm_command(tmp_path, 1, memory_share=0.1, most_tokens=2048, graph_tokens=1024)
+    assert whole[whole.index("--max-num-batched-tokens") + 1] == "1024"
+    assert json.loads(whole[whole.index("--compilation-config") + 1]) == {"cudagraph_mode": "FULL", "max_cudagraph_capture_size": 1024}
     served = processes.vllm_command(tmp_path, 1, memory_share=0.8, most_tokens=2048)
-    assert not {"--api-server-count", "--kv-cache-memory-bytes", "--generation-config", "--load-format"} & set(served)
+    assert not {"--api-server-count", "--kv-cache-memory-bytes", "--generation-config", "--load-format",
+                "--compilation-config", "--max-num-batched-tokens"} & set(served)
     engines.LLAMA_8B.save_pretrained(tmp_path)  # without an architecture vLLM takes it for a model of embeddings
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 
@@ -892,7 +896,7 @@ def test_graphs_of_every_bucket_embed_as_float32_does(tmp_path: Path) -> None:
 def test_vllm_writes_what_the_float32_reference_would(tmp_path: Path) -> None:
     folder = checkpoint.save_smollm2(tmp_path / "model")
     port = processes.free_port()
-    command = processes.vllm_command(folder, port, memory_share=0.3, most_tokens=1024, api_servers=2)
+    command = processes.vllm_command(folder, port, memory_share=0.3, most_tokens=1024, api_servers=2, graph_tokens=512)
     requests = asks(16, Lengths(64, 256, 32, 64), 49_152, seed=0)
     with processes.running("vLLM", command, f"http://127.0.0.1:{port}", "/health", tmp_path / "log", ready_s=300) as vllm:
         answers = run._answers(vllm.url, requests)

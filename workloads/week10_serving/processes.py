@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -142,13 +143,18 @@ def module(*arguments: str) -> list[str]:
 
 
 def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: int, cache_bytes: int | None = None,
-                 neutral: bool = False, random_weights: bool = False, api_servers: int = 1) -> list[str]:
+                 neutral: bool = False, random_weights: bool = False, api_servers: int = 1, graph_tokens: int = 0) -> list[str]:
     """vLLM's own server. Prefixes are not cached, so nothing is saved by prompts that look alike. Raises NotInstalled.
 
     With `cache_bytes` for keys and values it does not measure what is free, and so bears that others take and free memory of the
     GPU while it starts; `memory_share` of the GPU must be free then, and is no limit. `neutral`: how to sample is said by requests
     alone, and not by a checkpoint that brings, say, a penalty for repetition. `api_servers` processes share the port, and each
     writes the streams of its connections, for one is one Python.
+
+    With `graph_tokens` a step has at most so many tokens, longer prompts come in chunks, and each step is one CUDA graph. By itself
+    vLLM has that for steps that only decode; one with prompts in it is launched piece by piece from Python, layer after layer, and
+    with a small model that is most of its time. It takes FlashAttention 3 (Hopper); elsewhere vLLM goes back to its own choice, and
+    says so in its log (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
     """
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalled("vLLM is not installed: pip install '.[serving]'")
@@ -158,6 +164,8 @@ def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: i
             "--gpu-memory-utilization", f"{memory_share:.2f}", "--max-model-len", str(most_tokens), "--max-num-seqs", "512",
             "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
             *(["--api-server-count", str(api_servers)] if api_servers > 1 else []),
+            *(["--max-num-batched-tokens", str(graph_tokens), "--compilation-config",
+               json.dumps({"cudagraph_mode": "FULL", "max_cudagraph_capture_size": graph_tokens})] if graph_tokens else []),
             *(["--kv-cache-memory-bytes", str(cache_bytes)] if cache_bytes else []),
             *(["--generation-config", "vllm"] if neutral else []),
             *(["--load-format", "dummy", "--skip-tokenizer-init"] if random_weights else [])]

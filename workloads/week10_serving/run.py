@@ -79,7 +79,8 @@ OVER_S = 420.0  # whatever still runs is left, and what was measured is kept
 GRACE_S = 20.0  # what only fills a row is waited for so long
 CLIENT_LIMIT_S = 30.0
 
-TEXT_SERVERS = 4  # processes that write vLLM's streams; a burst came at 16,800 tokens a second from one, and at 18,500 from four
+TEXT_SERVERS = 4  # processes that write vLLM's streams: at capacity they take 2.4 cores together
+TEXT_GRAPH_TOKENS = 2048  # of a step; recording 144 graphs of up to so many takes 10 s
 TEXT_CACHE_BYTES = 8 * 2**30  # 370,000 tokens of SmolLM2: four times what 512 requests hold
 SHAPED_CACHE_BYTES = 8 * 2**30  # 65,000 tokens of Llama-8B: twice what 128 requests hold
 SHAPED_BATCH, SHAPED_LENGTHS = 128, Lengths(128, 512, 32, 96)
@@ -330,7 +331,7 @@ def _start_engine(bench: Bench, folder: Path) -> Service:
     if ctx.device == "cuda":
         try:
             command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True,
-                                             api_servers=TEXT_SERVERS)
+                                             api_servers=TEXT_SERVERS, graph_tokens=TEXT_GRAPH_TOKENS)
             story.engine = VLLM
         except NotInstalled as error:
             story.miss(str(error), *OF_VLLM)
