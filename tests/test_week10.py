@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import uvicorn
@@ -890,6 +891,14 @@ def test_graphs_of_every_bucket_embed_as_float32_does(tmp_path: Path) -> None:
         for count in (1, 2, 3, 8, 13, 16, 33):
             answer = httpx.post(f"{triton.url}/v2/models/encoder/infer", timeout=60, **infer.infer_request(pixels[:count]))
             assert encoder.worst_error(infer.infer_answer(answer), right[:count]) < 0.05
+
+        def alone(i: int) -> npt.NDArray[np.float32]:
+            asked = infer.infer_request(pixels[i:i + 1])
+            return infer.infer_answer(httpx.post(f"{triton.url}/v2/models/encoder/infer", timeout=60, **asked))
+
+        with ThreadPoolExecutor(16) as pool:  # batched by Triton, and nobody gets another's vector
+            for _ in range(5):
+                assert encoder.worst_error(np.concatenate(list(pool.map(alone, range(33)))), right) < 0.05
 
 
 @pytest.mark.gpu

@@ -55,6 +55,21 @@ class Load:
         return max(max(one.last, one.due) for one in self.served) - min(one.due for one in self.served)
 
 
+COLUMNS = ("due", "sent", "first", "last", "tokens", "error")
+
+
+def rows_of(load: Load) -> list[list[Any]]:
+    """Every request in COLUMNS, times in seconds from when the first one was due, to a microsecond."""
+    start = load.served[0].due
+    return [[*(round(moment - start, 6) for moment in (one.due, one.sent, one.first, one.last)), one.tokens, one.error]
+            for one in load.served]
+
+
+def load_of(rows: Sequence[Sequence[Any]], client_busy: float) -> Load:
+    """The load that `rows_of` wrote down."""
+    return Load(tuple(Served(*row) for row in rows), client_busy)
+
+
 class Clients:
     """Processes that take one schedule after another. A new one costs seconds of imports, which a schedule would wait for."""
 

@@ -726,13 +726,7 @@ def _shaped(bench: Bench, engine: Service) -> None:
 
 
 def _write_requests(path: Path, story: Story) -> None:
-    """Every request of every load, what the percentiles were made of; times in seconds from the first one's."""
-    loads = []
-    for row in (*story.loads, *story.images):
-        start = row.load.served[0].due
-        loads.append({
-            "engine": row.engine, "arrivals": row.arrivals, "share": row.share,
-            "columns": ["due", "sent", "first", "last", "tokens", "error"],
-            "requests": [[*(round(moment - start, 6) for moment in (one.due, one.sent, one.first, one.last)), one.tokens, one.error]
-                         for one in row.load.served]})
+    """Every request of every load, what the percentiles were made of; times in seconds from when the first one was due."""
+    loads = [{"engine": row.engine, "arrivals": row.arrivals, "share": row.share, "columns": client.COLUMNS,
+              "requests": client.rows_of(row.load)} for row in (*story.loads, *story.images)]
     path.write_bytes(gzip.compress(json.dumps(loads).encode(), mtime=0))
