@@ -14,9 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+PROTOCOL = ("error", "usage", '"error":', '"usage":{', "data: [DONE]", "\n\ndata: [DONE]\n\n")  # tokens that a client must not take for it
+
 
 async def chat(request: Request) -> Response:
-    """The message is "<verb> <number>": write so many tokens, slowly; hang; refuse with a status; die after so many tokens."""
+    """The message is "<verb> <number>": write so many tokens, slowly, or ones that look like the protocol; hang; refuse with a status; die
+    after so many tokens."""
     asked = await request.json()
     verb, number = asked["messages"][-1]["content"].split()
     count = int(number)
@@ -36,7 +39,7 @@ async def chat(request: Request) -> Response:
         for i in range(count):
             if verb == "slow":
                 await asyncio.sleep(0.05)
-            text = "x" * (60_000 if verb == "flood" else 1)
+            text = PROTOCOL[i % len(PROTOCOL)] if verb == "quote" else "x" * (60_000 if verb == "flood" else 1)
             yield f"data: {json.dumps({'choices': [{'delta': {'content': text}}], 'n': i})}\n\n"
         if verb == "die":
             await asyncio.sleep(0.2)  # what was written is on its way

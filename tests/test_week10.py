@@ -293,6 +293,18 @@ def test_an_engine_that_fails_a_streamed_turn_is_said_to(engine: processes.Servi
             run._streamed(bench, engine, requests, [])(nullcontext())
 
 
+def test_a_lost_request_costs_capacity_one_answer_and_a_smoke_run_everything(engine: processes.Service, tmp_path: Path) -> None:
+    bodies = [(chat(text, stream=True), tokens) for text, tokens in (("write 3", 3), ("refuse 500", 3), ("write 2", 2), ("write 1", 1))]
+    with Clients(2) as clients:
+        bench = replace(bench_of(tmp_path), clients=clients)
+        row = run._sustained(bench, "an engine", engine.url, "chat", bodies, 2)
+        assert (row.arrivals, row.load.errors, row.rate) == ("closed", 1, 3 / row.load.wall_s)
+        with pytest.raises(run.EngineFailed, match="2 of 2 requests failed: RuntimeError: status 500"):
+            run._sustained(bench, "an engine", engine.url, "chat", [bodies[1]] * 2, 2)
+        with pytest.raises(run.EngineFailed, match="1 of 4 requests failed: RuntimeError: status 500"):
+            run._sustained(replace(bench_of(tmp_path, smoke=True), clients=clients), "an engine", engine.url, "chat", bodies, 2)
+
+
 def test_the_best_static_batch_is_the_quickest_that_fits(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -622,6 +634,8 @@ def test_clients_take_schedule_after_schedule_and_are_replaced_where_they_end(en
         with pytest.raises(RuntimeError, match="load clients failed"):
             clients.drive(engine.url, "chat", [(chat("hang 3", stream=True), 3)] * 2, [0.0, 0.0], limit_s=3.0)
         assert clients.drive(engine.url, "chat", bodies, [0.0] * 4).errors == 0
+        quoting = [(chat("quote 12", stream=True), 12)] * 2
+        assert clients.drive(engine.url, "chat", quoting, [0.0] * 2).errors == 0, "a token may read as the protocol does"
         assert clients.drive("http://127.0.0.1:9", "chat", bodies, [0.0] * 4).errors == 4
 
 

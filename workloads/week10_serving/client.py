@@ -236,10 +236,11 @@ async def _stream(client: httpx.AsyncClient, url: str, protocol: str, body: dict
                 done = True
                 continue
             if '"usage":{' in line or '"usage": {' in line or '"error"' in line:
-                event = json.loads(line[6:])
+                event = json.loads(line[6:])  # a token may read "error" as well
                 if "error" in event:
                     raise RuntimeError("the stream ended in an error")
-                count = event["usage"]["completion_tokens"]
+                if event.get("usage"):
+                    count = event["usage"]["completion_tokens"]
                 if not event["choices"]:
                     continue
             last = clock_s()

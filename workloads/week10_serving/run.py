@@ -467,14 +467,30 @@ def _answers(url: str, requests: Sequence[Ask]) -> list[Tokens]:
     return found
 
 
-def _driven(bench: Bench, engine: Service, requests: Sequence[Ask], around: AbstractContextManager[object] | None = None, *,
-            users: int = 0) -> Load:
-    """All requests, streamed to the load clients: at once, or as so many `users` ask. Raises EngineFailed where one failed."""
-    load = bench.clients.drive(engine.url, "completions", bodies_of(requests), [0.0] * len(requests), users=users,
-                               limit_s=_limit_s(bench), around=around)
+def _driven(bench: Bench, engine: Service, requests: Sequence[Ask], around: AbstractContextManager[object] | None = None) -> Load:
+    """All requests at once, streamed to the load clients. Raises EngineFailed where one failed."""
+    load = bench.clients.drive(engine.url, "completions", bodies_of(requests), [0.0] * len(requests), limit_s=_limit_s(bench),
+                               around=around)
     if load.errors:
-        raise EngineFailed(f"{load.errors} of {len(requests)} requests failed: {next(one.error for one in load.served if one.error)}")
+        raise EngineFailed(_failures(load))
     return load
+
+
+def _sustained(bench: Bench, name: str, url: str, protocol: client.Protocol, bodies: Sequence[tuple[dict[str, Any], int]],
+               users: int) -> LoadRow:
+    """What so many users get who wait for their answers; its rate is capacity. A burst would show more than can be kept up: all its
+    prompts come first, and then every step only decodes, where with arrivals most steps do both. Raises EngineFailed where nothing
+    was answered, and in a smoke run where one request failed."""
+    load = bench.clients.drive(url, protocol, bodies, [0.0] * len(bodies), users=users, limit_s=_limit_s(bench))
+    if load.errors == len(bodies) or (load.errors and bench.ctx.smoke):
+        raise EngineFailed(_failures(load))
+    row = LoadRow(name, "closed", 1.0, len(load.answered) / load.wall_s, load)
+    bench.ctx.progress(f"{name}: {row.rate:.0f} requests/s from {users} users, {load.errors} errors")
+    return row
+
+
+def _failures(load: Load) -> str:
+    return f"{load.errors} of {len(load.served)} requests failed: {next(one.error for one in load.served if one.error)}"
 
 
 def _hold_to_reference(ctx: Context, sizes: Sizes, folder: Path, requests: Sequence[Ask], answers: Mapping[str, Sequence[Tokens]],
@@ -587,14 +603,12 @@ def _must_agree(story: Story) -> None:
 
 
 def _judged_load(bench: Bench, text: Text) -> None:
-    """What the engine can keep up, streaming; then arrivals at the judged share of that. A burst would show more than can be kept
-    up: all its prompts come first, and then every step only decodes, where with arrivals most steps do both."""
+    """What the engine can keep up, streaming; then arrivals at the judged share of that."""
     sizes = bench.sizes
     requests = asks(sizes.sustained, sizes.lengths, text.vocabulary, bench.ctx.seed + 1)
-    full = _driven(bench, text.engine, requests, users=sizes.users)
-    capacity = len(requests) / full.wall_s
-    bench.story.loads.append(LoadRow(bench.story.engine, "closed", 1.0, capacity, full))
-    text.capacity = capacity
+    full = _sustained(bench, bench.story.engine, text.engine.url, "completions", bodies_of(requests), sizes.users)
+    bench.story.loads.append(full)
+    text.capacity = full.rate
     _share(bench, text, JUDGED_SHARE)
 
 
@@ -625,7 +639,7 @@ def _through_gateway(bench: Bench, text: Text) -> None:
     bench.story.loads.append(LoadRow(f"{bench.story.engine} behind the gateway", "open", sizes.gateway_share, rate, load))
     bench.ctx.progress(bench.story.loads[-1].line())
     if load.errors and bench.ctx.smoke:
-        raise EngineFailed(f"{load.errors} of {len(chats)} requests failed: {next(one.error for one in load.served if one.error)}")
+        raise EngineFailed(_failures(load))
 
 
 # ---------------------------------------------------------------------------------------------------- images
@@ -670,12 +684,9 @@ def _images(bench: Bench, triton: Triton, protocol: client.Protocol, shares: Seq
     url = triton.service.url if protocol == "http" else f"127.0.0.1:{triton.ports.grpc}"
     name = f"Triton, {protocol}"
     if protocol not in triton.capacity:
-        full = bench.clients.drive(url, protocol, bodies, [0.0] * len(bodies), users=bench.sizes.image_users, limit_s=_limit_s(bench))
-        if not full.answered:
-            raise EngineFailed(f"Triton answered nothing: {full.served[0].error}")
-        triton.capacity[protocol] = len(full.answered) / full.wall_s
-        bench.story.images.append(LoadRow(name, "closed", 1.0, triton.capacity[protocol], full))
-        bench.ctx.progress(f"{name}: {triton.capacity[protocol]:.0f} images/s")
+        full = _sustained(bench, name, url, protocol, bodies, bench.sizes.image_users)
+        bench.story.images.append(full)
+        triton.capacity[protocol] = full.rate
     for share in shares:
         if bench.age_s() > BUDGET_S:
             bench.story.notes.append(f"No time was left for {name} at {share:.0%} of capacity")
