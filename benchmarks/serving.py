@@ -2,8 +2,9 @@
 
 The arms serve SmolLM2 from one GPU, one at a time, in turns, with week 10's requests and its load clients: first as many users as
 week 10 has, each of whom waits for an answer before asking again, which shows how much can be kept up; then Poisson arrivals at the
-same rates for every arm, so that their tails can be compared. What waits is what week 10 judges: p95 of the time to first token and of
-the time per output token, against the goals that stand in its `__init__.py`.
+same rates for every arm, so that their tails can be compared. Told is what week 10 judges: p95 of the time to first token and of the
+time per output token. Before, each arm's answers are held to the float32 model, asked at once and as they arrive: a graph that is
+replayed for a batch unlike the one it was recorded with may compute something else, and be no slower for it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from workloads import checkpoint, machine
 from workloads.spec import Estimate, Machine
 from workloads.week10_serving import client, engines, processes, story
 from workloads.week10_serving.client import Clients, Load, bodies_of
-from workloads.week10_serving.run import FULL, SMOKE, TEXT_CACHE_BYTES, TEXT_GRAPH_TOKENS, TEXT_SERVERS
+from workloads.week10_serving.engines import Agreement
+from workloads.week10_serving.run import CHECKED_A_SECOND, FULL, SMOKE, TEXT_CACHE_BYTES, TEXT_GRAPH_TOKENS, TEXT_SERVERS, ask_all
 from workloads.week10_serving.traffic import arrivals, asks
 
 READY_S = 300.0
@@ -34,16 +36,19 @@ LOAD_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """How vLLM is started: tokens of a step that is one graph (0: as it does by itself), and processes that write its streams."""
+    """How vLLM is started: tokens of a step that is one graph (0: as it does by itself), processes that write its streams, and
+    whether graphs may be as small as vLLM makes them, which `processes.graph_sizes` says to be wrong."""
 
     graph_tokens: int
     api_servers: int
+    small_graphs: bool = False
 
 
 ARMS: Mapping[str, Arm] = {
     "vLLM's own graphs": Arm(0, TEXT_SERVERS),
     "one graph a step": Arm(TEXT_GRAPH_TOKENS, TEXT_SERVERS),
     "one graph a step, one API server": Arm(TEXT_GRAPH_TOKENS, 1),
+    "one graph a step, small ones too": Arm(TEXT_GRAPH_TOKENS, TEXT_SERVERS, small_graphs=True),
 }
 RATES = (90.0, 180.0)  # requests a second
 
@@ -57,15 +62,17 @@ class Seen:
     load: Load
 
 
-def table(seen: Sequence[Seen]) -> str:
-    """Round by round: what users got, and the two p95 at each rate."""
+def table(agreement: Mapping[str, Agreement], seen: Sequence[Seen]) -> str:
+    """Arm by arm, as in `agreement`: how good its answers are; then, round after round, what users got, and the two p95 at each rate."""
     rates = sorted({one.rate for one in seen if one.rate})
-    head = ["engine", "requests/s from users", *(f"first token p95 at {rate:g}/s, ms" for rate in rates),
+    head = ["engine", "tokens within a tie of float32", "worst token, nats", "requests/s from users",
+            *(f"first token p95 at {rate:g}/s, ms" for rate in rates),
             *(f"each token p95 at {rate:g}/s, ms" for rate in rates)]
     lines = [f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|"]
-    for arm in dict.fromkeys(one.arm for one in seen):
+    for arm, agreed in agreement.items():
         mine = [one for one in seen if one.arm == arm]
-        cells = [", ".join(f"{sustained(one.load):.0f}" for one in mine if not one.rate)]
+        cells = [f"{agreed.right:,} of {agreed.total:,}", f"{agreed.worst_nats:.2f}"]
+        cells += [", ".join(f"{sustained(one.load):.0f}" for one in mine if not one.rate)]
         cells += [", ".join(_shown(story.tail(one.load, "ttft_ms")) for one in mine if one.rate == rate) for rate in rates]
         cells += [", ".join(_shown(story.tail(one.load, "tpot_ms")) for one in mine if one.rate == rate) for rate in rates]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
@@ -81,18 +88,42 @@ def _shown(tail: Estimate | None) -> str:
     return f"{tail.value:.3g}" if tail else "too few"
 
 
-def read(path: Path) -> tuple[Seen, ...]:
-    """The loads of a file that this benchmark wrote, round after round."""
+def read(path: Path) -> tuple[dict[str, Agreement], list[Seen]]:
+    """What `table` takes, from a file that this benchmark wrote."""
     told = json.loads(gzip.decompress(path.read_bytes()))
-    return tuple(Seen(one["arm"], one["rate"], client.load_of(one["requests"], one["client_busy"])) for one in told["seen"])
+    return ({arm: Agreement(**agreed) for arm, agreed in told["agreement"].items()},
+            [Seen(one["arm"], one["rate"], client.load_of(one["requests"], one["client_busy"])) for one in told["seen"]])
 
 
-def _write(out: Path, here: Machine, seen: Sequence[Seen]) -> None:
+def write(out: Path, here: Machine, agreement: Mapping[str, Agreement], seen: Sequence[Seen]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    told = {"machine": asdict(here), "columns": client.COLUMNS,
+    told = {"machine": asdict(here), "agreement": {arm: asdict(agreed) for arm, agreed in agreement.items()}, "columns": client.COLUMNS,
             "seen": [{"arm": one.arm, "rate": one.rate, "client_busy": one.load.client_busy, "requests": client.rows_of(one.load)}
                      for one in seen]}
     (out / "serving.json.gz").write_bytes(gzip.compress(json.dumps(told, allow_nan=False).encode(), mtime=0))
+
+
+def command_of(arm: Arm, folder: Path, port: int) -> list[str]:
+    """vLLM as week 10 starts it, but for what the arm changes. Raises NotInstalled."""
+    command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True,
+                                     api_servers=arm.api_servers, graph_tokens=arm.graph_tokens)
+    if arm.small_graphs:
+        graphs = {"cudagraph_mode": "FULL", "max_cudagraph_capture_size": arm.graph_tokens}
+        command[command.index("--compilation-config") + 1] = json.dumps(graphs)
+    return command
+
+
+def _checked(folder: Path, urls: Mapping[str, str], vocabulary: int, *, smoke: bool) -> dict[str, Agreement]:
+    """Of each arm's answers, at once and as they arrive, how many tokens are as good as the float32 model's best."""
+    sizes = SMOKE if smoke else FULL
+    requests = asks(sizes.checked, sizes.lengths, vocabulary, 0)
+    reference = engines.load(folder, "cpu" if smoke else "cuda", torch.float32)
+    found = {}
+    for name, url in urls.items():
+        found[name] = engines.agreeing(reference, [*requests, *requests], [
+            *ask_all(url, requests), *ask_all(url, requests, arrivals(CHECKED_A_SECOND, len(requests), 0))])
+        click.echo(f"{name}: {found[name].right} of {found[name].total} tokens are right", err=True)
+    return found
 
 
 def _loads(clients: Clients, url: str, arm: str, vocabulary: int, seed: int, *, smoke: bool) -> list[Seen]:
@@ -124,31 +155,31 @@ def main(out: Path | None, smoke: bool) -> None:
         at = Path(scratch)
         try:
             folder = engines.save_random(at / "model", engines.TINY) if smoke else checkpoint.save_smollm2(at / "model")
-            urls = {}
+            services = {}
             for name, arm in ARMS.items():
                 port = processes.free_port()
                 command = processes.module("llm", str(folder), "--device", "cpu", "--port", str(port)) if smoke else \
-                    processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True,
-                                           api_servers=arm.api_servers, graph_tokens=arm.graph_tokens)
-                urls[name] = together.start(name, command, f"http://127.0.0.1:{port}", at / f"{port}.log")
-            for service in urls.values():
+                    command_of(arm, folder, port)
+                services[name] = together.start(name, command, f"http://127.0.0.1:{port}", at / f"{port}.log")
+            for service in services.values():
                 processes.wait(service, "/health", READY_S)
                 click.echo(f"{service.name}: ready", err=True)
         except (checkpoint.NoCheckpoint, processes.NotInstalled, processes.NotStarted) as error:
             raise click.ClickException(str(error)) from None
         vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+        agreement = _checked(folder, {name: service.url for name, service in services.items()}, vocabulary, smoke=smoke)
         warm = bodies_of(asks(sizes.requests, sizes.lengths, vocabulary, 1))
-        for service in urls.values():  # untimed
+        for service in services.values():  # untimed
             clients.drive(service.url, "completions", warm, [0.0] * len(warm))
         order = random.Random(0)
         for number in range(ROUNDS):
             for name in order.sample(list(ARMS), len(ARMS)):
-                seen += _loads(clients, urls[name].url, name, vocabulary, 10 * (number + 1), smoke=smoke)
+                seen += _loads(clients, services[name].url, name, vocabulary, 10 * (number + 1), smoke=smoke)
                 click.echo(f"round {number + 1} of {ROUNDS}, {name}: {sustained(seen[-1 - len(RATES)].load):.0f} requests/s from users",
                            err=True)
                 if out:  # after each, so that what stops the benchmark takes one arm with it
-                    _write(out, here, seen)
-    click.echo(f"{here.gpu or here.cpu}\n\n{table(sorted(seen, key=lambda one: list(ARMS).index(one.arm)))}")
+                    write(out, here, agreement, seen)
+    click.echo(f"{here.gpu or here.cpu}\n\n{table(agreement, seen)}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from workloads.spec import Column, Context, Metric, check_kept, discover
 from workloads.week10_serving import REQUESTS, compiled, encoder, engines, infer, processes, run
 from workloads.week10_serving.__main__ import gateway as gateway_command
 from workloads.week10_serving.client import Clients, Load, bodies_of, drive, pixels_of
+from workloads.week10_serving.engines import Agreement
 from workloads.week10_serving.gateway import Gateway, Limits
 from workloads.week10_serving.goals import Goal, Served, judge, most_misses
 from workloads.week10_serving.story import COMPILED, CONTINUOUS, STATIC, VLLM, Decoding, EngineRow, LoadRow, Story, observed, tail
@@ -145,15 +146,18 @@ def test_an_end_of_text_in_the_checkpoint_ends_nothing_and_its_penalties_are_not
 def test_agreement_counts_ties_and_no_more(model: Any) -> None:
     ask = asks(1, LENGTHS, engines.TINY.vocab_size, seed=1)[0]
     tokens = by_hand(model, ask)
-    assert engines.agreeing(model, [ask], [tokens]) == (len(tokens), len(tokens))
+    assert engines.agreeing(model, [ask], [tokens]) == Agreement(len(tokens), len(tokens), 0.0)
     with torch.no_grad():
         logits = model(torch.tensor([ask.prompt])).logits[0, -1]
     best, other = (int(t) for t in logits.topk(2).indices)
     gap = float(logits[best] - logits[other])
     single = replace(ask, new_tokens=1)
-    assert engines.agreeing(model, [single], [(other,)], tolerance=0.9 * gap) == (0, 1)
-    assert engines.agreeing(model, [single], [(other,)], tolerance=1.1 * gap) == (1, 1)
-    assert engines.agreeing(model, [single], [(int(logits.argmin()),)]) == (0, 1)
+    missed = engines.agreeing(model, [single], [(other,)], tolerance=0.9 * gap)
+    assert (missed.right, missed.total, missed.worst_nats) == (0, 1, pytest.approx(gap))
+    assert engines.agreeing(model, [single], [(other,)], tolerance=1.1 * gap).right == 1
+    worst = engines.agreeing(model, [single], [(int(logits.argmin()),)])
+    assert (worst.right, worst.worst_nats) == (0, pytest.approx(float(logits.max() - logits.min())))
+    assert missed + worst == worst + missed == Agreement(0, 2, worst.worst_nats)
     assert engines.identical([(1, 2, 3)], [(1, 5, 3)]) == (2, 3)
 
 
@@ -215,7 +219,10 @@ def test_vllm_is_told_what_the_comparison_needs(monkeypatch: pytest.MonkeyPatch,
     assert many[many.index("--api-server-count") + 1] == "4"
     whole = processes.vllm_command(tmp_path, 1, memory_share=0.1, most_tokens=2048, graph_tokens=1024)
     assert whole[whole.index("--max-num-batched-tokens") + 1] == "1024"
-    assert json.loads(whole[whole.index("--compilation-config") + 1]) == {"cudagraph_mode": "FULL", "max_cudagraph_capture_size": 1024}
+    graphs = json.loads(whole[whole.index("--compilation-config") + 1])
+    assert graphs["cudagraph_mode"] == "FULL" and whole[whole.index("--max-num-seqs") + 1] == str(processes.GRAPH_REQUESTS)
+    sizes = graphs["cudagraph_capture_sizes"]
+    assert sizes == sorted(set(sizes)) and sizes[-1] == 1024 and sizes[0] > processes.GRAPH_REQUESTS, "else a prompt sees its future"
     served = processes.vllm_command(tmp_path, 1, memory_share=0.8, most_tokens=2048)
     assert not {"--api-server-count", "--kv-cache-memory-bytes", "--generation-config", "--load-format",
                 "--compilation-config", "--max-num-batched-tokens"} & set(served)
@@ -357,7 +364,7 @@ def load_of(count: int, errors: int = 0) -> Load:
 
 def story_of(engine: str) -> Story:
     story = Story("cuda", "a model", ceilings=(Metric("ceiling_copy", "copy", "GB/s", "higher", measure.exact(3000.0)),))
-    story.engine, story.agreement = engine, {engine: (990, 1000)}
+    story.engine, story.agreement = engine, {engine: Agreement(995, 1000, 0.5)}
     story.decoding = Decoding(10**9, 1000, 100.0)
     story.blocks = {STATIC: (6.0,) * 6, engine: (1.0,) * 6, f"{engine} again": (1.0,) * 6}
     story.engines = [EngineRow(name, "batches", 8, 100, story.blocks[name], (99, 100)) for name in (STATIC, engine)]
@@ -727,7 +734,7 @@ def test_the_load_counts_tokens_and_a_short_answer_is_an_error(box: dict[str, st
     assert [one.due - start for one in load.served] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert all(one.due <= one.sent <= one.first <= one.last for one in load.answered)
     with ThreadPoolExecutor(1) as aside:  # an event loop of its own, which a thread with a browser has already
-        answers = aside.submit(run._answers, box["engine"], requests).result()
+        answers = aside.submit(run.ask_all, box["engine"], requests).result()
     assert answers == [by_hand(model, ask) for ask in requests]
 
 
@@ -922,15 +929,19 @@ def test_vllm_writes_what_the_float32_reference_would(tmp_path: Path) -> None:
     command = processes.vllm_command(folder, port, memory_share=0.3, most_tokens=1024, api_servers=2, graph_tokens=512)
     requests = asks(16, Lengths(64, 256, 32, 64), 49_152, seed=0)
     with processes.running("vLLM", command, f"http://127.0.0.1:{port}", "/health", tmp_path / "log", ready_s=300) as vllm:
-        answers = run._answers(vllm.url, requests)
+        answers = run.ask_all(vllm.url, requests)
         assert drive(vllm.url, "completions", bodies_of(requests), [0.0] * 16, 2).errors == 0
-    right, total = engines.agreeing(engines.load(folder, "cuda", torch.float32), requests, answers)
-    assert total == tokens_of(requests) and right >= 0.99 * total
+        # as they arrive, few prompts share a step with what decodes; at once, many do
+        arriving = run.ask_all(vllm.url, requests, arrivals(100.0, len(requests), seed=0))
+    reference = engines.load(folder, "cuda", torch.float32)
+    for tokens in (answers, arriving):
+        agreement = engines.agreeing(reference, requests, tokens)
+        assert agreement.total == tokens_of(requests) and agreement.right >= 0.99 * agreement.total
 
 
 @pytest.mark.gpu
 def test_continuous_batching_writes_what_generate_does_on_a_gpu() -> None:
     model = engines.random_model(engines.TINY, "cuda", torch.float32)
     requests = asks(8, LENGTHS, engines.TINY.vocab_size, seed=0)
-    right, total = engines.agreeing(model, requests, engines.continuous(model, requests))
-    assert right == total
+    agreement = engines.agreeing(model, requests, engines.continuous(model, requests))
+    assert agreement.right == agreement.total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,18 +119,30 @@ def continuous(model: Any, requests: Sequence[Ask]) -> list[Tokens]:
     return [done[str(i)] for i in range(len(requests))]
 
 
-def agreeing(reference: Any, requests: Sequence[Ask], answers: Sequence[Tokens], tolerance: float = TOLERANCE_NATS) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of `total` tokens `right` are as good as the reference's best; the worst of all is `worst_nats` below it. A tie that rounding
+    decides is some tenths of a nat; a token from an engine that computes something else is nats away."""
+
+    right: int = 0
+    total: int = 0
+    worst_nats: float = 0.0
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(self.right + other.right, self.total + other.total, max(self.worst_nats, other.worst_nats))
+
+
+def agreeing(reference: Any, requests: Sequence[Ask], answers: Sequence[Tokens], tolerance: float = TOLERANCE_NATS) -> Agreement:
     """How many of the answers' tokens `reference` rates at most `tolerance` nats below its best, given the same text before
-    them, and how many tokens there are. A greedy answer stays right after a tie that rounding decided otherwise."""
-    right = total = 0
+    them. A greedy answer stays right after a tie that rounding decided otherwise."""
+    found = Agreement()
     for ask, tokens in zip(requests, answers, strict=True):
         text = torch.tensor([[*ask.prompt, *tokens]], device=reference.device)
         with torch.no_grad():
             logits: Tensor = reference(text).logits[0, len(ask.prompt) - 1:-1].float()
-        written = logits.gather(1, text[0, len(ask.prompt):, None])[:, 0]
-        right += int((logits.amax(1) - written <= tolerance).sum())
-        total += len(tokens)
-    return right, total
+        below = logits.amax(1) - logits.gather(1, text[0, len(ask.prompt):, None])[:, 0]
+        found += Agreement(int((below <= tolerance).sum()), len(tokens), float(below.max()))
+    return found
 
 
 def weight_bytes(model: Any) -> int:

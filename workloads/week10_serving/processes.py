@@ -20,6 +20,7 @@ import httpx
 
 STOP_S = 40.0
 TOGETHER_S = 10.0
+GRAPH_REQUESTS = 256  # of a step that is one CUDA graph
 
 
 class NotStarted(RuntimeError):
@@ -142,6 +143,18 @@ def module(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "workloads.week10_serving", *arguments]
 
 
+def graph_sizes(most_tokens: int) -> list[int]:
+    """Tokens of the CUDA graphs that hold a whole step of vLLM, up to `most_tokens`; none of at most GRAPH_REQUESTS, so that a step
+    of few tokens is padded.
+
+    By its source vLLM 0.25.1 records such a small graph with one token for each request. Then FlashAttention 3 leaves the causal
+    mask out, where heads are up to 64 wide, for one token needs none; and in every step that replays it, prompts see their own
+    future. A fifth of the tokens that SmolLM2 then writes are wrong. With more tokens than requests one has several, and the mask stays.
+    """
+    return [*(size for size in (*range(GRAPH_REQUESTS + 16, 512, 16), *range(512, 1024, 64), *range(1024, most_tokens, 128))
+              if size < most_tokens), most_tokens]
+
+
 def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: int, cache_bytes: int | None = None,
                  neutral: bool = False, random_weights: bool = False, api_servers: int = 1, graph_tokens: int = 0) -> list[str]:
     """vLLM's own server. Prefixes are not cached, so nothing is saved by prompts that look alike. Raises NotInstalled.
@@ -151,21 +164,21 @@ def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: i
     alone, and not by a checkpoint that brings, say, a penalty for repetition. `api_servers` processes share the port, and each
     writes the streams of its connections, for one is one Python.
 
-    With `graph_tokens` a step has at most so many tokens, longer prompts come in chunks, and each step is one CUDA graph. By itself
-    vLLM has that for steps that only decode; one with prompts in it is launched piece by piece from Python, layer after layer, and
-    with a small model that is most of its time. It takes FlashAttention 3 (Hopper); elsewhere vLLM goes back to its own choice, and
-    says so in its log (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
+    With `graph_tokens` a step has at most so many tokens, of at most GRAPH_REQUESTS requests; longer prompts come in chunks, and each
+    step is one CUDA graph. By itself vLLM has that for steps that only decode; one with prompts in it is launched piece by piece
+    from Python, layer after layer, and with a small model that is most of its time. It takes FlashAttention 3 (Hopper); elsewhere
+    vLLM goes back to its own choice, and says so in its log (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
     """
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalled("vLLM is not installed: pip install '.[serving]'")
     return ["env", "VLLM_USE_FLASHINFER_SAMPLER=0", "VLLM_NO_USAGE_STATS=1", "HF_HUB_OFFLINE=1",
             sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder),
             "--served-model-name", "engine", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
-            "--gpu-memory-utilization", f"{memory_share:.2f}", "--max-model-len", str(most_tokens), "--max-num-seqs", "512",
-            "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
+            "--gpu-memory-utilization", f"{memory_share:.2f}", "--max-model-len", str(most_tokens),
+            "--max-num-seqs", str(GRAPH_REQUESTS if graph_tokens else 512), "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
             *(["--api-server-count", str(api_servers)] if api_servers > 1 else []),
             *(["--max-num-batched-tokens", str(graph_tokens), "--compilation-config",
-               json.dumps({"cudagraph_mode": "FULL", "max_cudagraph_capture_size": graph_tokens})] if graph_tokens else []),
+               json.dumps({"cudagraph_mode": "FULL", "cudagraph_capture_sizes": graph_sizes(graph_tokens)})] if graph_tokens else []),
             *(["--kv-cache-memory-bytes", str(cache_bytes)] if cache_bytes else []),
             *(["--generation-config", "vllm"] if neutral else []),
             *(["--load-format", "dummy", "--skip-tokenizer-init"] if random_weights else [])]

@@ -50,7 +50,7 @@ from workloads.week10_serving import (
     processes,
 )
 from workloads.week10_serving.client import Clients, Load, bodies_of
-from workloads.week10_serving.engines import Tokens
+from workloads.week10_serving.engines import Agreement, Tokens
 from workloads.week10_serving.processes import NotInstalled, NotStarted, Service, Together
 from workloads.week10_serving.story import (
     COMPILED,
@@ -80,10 +80,11 @@ GRACE_S = 20.0  # what only fills a row is waited for so long
 CLIENT_LIMIT_S = 30.0
 
 TEXT_SERVERS = 4  # processes that write vLLM's streams: at capacity they take 2.4 cores together
-TEXT_GRAPH_TOKENS = 2048  # of a step; recording 144 graphs of up to so many takes 10 s
+TEXT_GRAPH_TOKENS = 2048  # of a step
 TEXT_CACHE_BYTES = 8 * 2**30  # 370,000 tokens of SmolLM2: four times what 512 requests hold
 SHAPED_CACHE_BYTES = 8 * 2**30  # 65,000 tokens of Llama-8B: twice what 128 requests hold
 SHAPED_BATCH, SHAPED_LENGTHS = 128, Lengths(128, 512, 32, 96)
+CHECKED_A_SECOND = 100.0  # requests, where answers are checked as they arrive
 SEARCH_TOKENS = 64  # of each answer, where static batches are compared: every step of one costs the same, nearly
 WORDS = "the quick brown fox jumps over the lazy dog and then it "
 
@@ -409,8 +410,18 @@ def _turns(bench: Bench, text: Text) -> None:
         text.right = static()
     if not text.ready:
         return
-    answers = {STATIC: text.right, story.engine: _answers(text.engine.url, text.requests)}
-    _hold_to_reference(ctx, sizes, text.folder, text.requests, answers, story)
+    checked = text.requests[:sizes.checked]
+    answers = {STATIC: text.right, story.engine: ask_all(text.engine.url, text.requests)}
+    # and as under load, where a step has few prompts beside what decodes, and so other kernels than a burst's
+    arriving = ask_all(text.engine.url, checked, arrivals(CHECKED_A_SECOND, len(checked), ctx.seed))
+    reference = engines.load(text.folder, ctx.device, torch.float32)
+    for name, tokens in (*answers.items(), (story.engine, arriving)):
+        agreement = engines.agreeing(reference, checked, tokens[:len(checked)])
+        story.agreement[name] = story.agreement.get(name, Agreement()) + agreement
+        ctx.progress(f"{name}: {agreement.right} of {agreement.total} tokens as the float32 reference has them, "
+                     f"the worst {agreement.worst_nats:.2f} nats below its best")
+    del reference
+    measure.free(ctx.device)
     _driven(bench, text.engine, text.requests)  # once untimed: what was asked so far did not stream
     busy: list[float] = []
     streamed = _streamed(bench, text.engine, text.requests, busy)
@@ -444,21 +455,22 @@ def _best_batch(ctx: Context, candidates: Sequence[int], model: Any, requests: S
     return max(rates, key=rates.__getitem__)
 
 
-def _answers(url: str, requests: Sequence[Ask]) -> list[Tokens]:
-    """What the engine writes: all requests at once over HTTP, each answered in one piece, with the ids of its tokens, and never timed.
-    Raises EngineFailed unless every answer is whole."""
+def ask_all(url: str, requests: Sequence[Ask], due: Sequence[float] = ()) -> list[Tokens]:
+    """What the engine writes, over HTTP: to all requests at once, or to each when it is `due` (s); each answered in one piece, with the
+    ids of its tokens, and never timed. Raises EngineFailed unless every answer is whole."""
     async def all_of_them() -> list[Tokens]:
         no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the default one reads every root certificate, for plain HTTP
         async with httpx.AsyncClient(timeout=client.REQUEST_S, limits=httpx.Limits(max_connections=None), trust_env=False,
                                      verify=no_tls) as http:
-            async def one(ask: Ask) -> Tokens:
+            async def one(ask: Ask, after_s: float) -> Tokens:
+                await asyncio.sleep(after_s)
                 answer = await http.post(f"{url}/v1/completions", json=ask.body(stream=False))
                 answer.raise_for_status()
                 try:
                     return tuple(answer.json()["choices"][0]["token_ids"])
                 except (ValueError, LookupError, TypeError):
                     raise EngineFailed("an answer without the ids of its tokens") from None
-            return list(await asyncio.gather(*map(one, requests)))
+            return list(await asyncio.gather(*map(one, requests, due or [0.0] * len(requests))))
 
     found = asyncio.run(all_of_them())
     short = sum(len(tokens) != ask.new_tokens for tokens, ask in zip(found, requests, strict=True))
@@ -491,16 +503,6 @@ def _sustained(bench: Bench, name: str, url: str, protocol: client.Protocol, bod
 
 def _failures(load: Load) -> str:
     return f"{load.errors} of {len(load.served)} requests failed: {next(one.error for one in load.served if one.error)}"
-
-
-def _hold_to_reference(ctx: Context, sizes: Sizes, folder: Path, requests: Sequence[Ask], answers: Mapping[str, Sequence[Tokens]],
-                       story: Story) -> None:
-    reference = engines.load(folder, ctx.device, torch.float32)
-    for name, tokens in answers.items():
-        story.agreement[name] = engines.agreeing(reference, requests[:sizes.checked], tokens[:sizes.checked])
-        ctx.progress("{}: {} of {} tokens as the float32 reference has them".format(name, *story.agreement[name]))
-    del reference
-    measure.free(ctx.device)
 
 
 Arm = Callable[[AbstractContextManager[object]], float]  # does its work once, inside the meter it is given; the seconds of the work

@@ -11,6 +11,7 @@ from workloads import measure
 from workloads.spec import Cell, Chart, Column, Estimate, Metric, Observed, Table, percentile, plain_text
 from workloads.week10_serving import EMBEDDING, IMAGE, PARITY, SHAPED, THROUGHPUT, TPOT, TTFT, WORKLOAD
 from workloads.week10_serving.client import Load
+from workloads.week10_serving.engines import Agreement
 from workloads.week10_serving.goals import Goal, judge
 
 STATIC = "generate, best static batch"
@@ -90,7 +91,7 @@ class Story:
     decoding: Decoding | None = None
     engines: list[EngineRow] = field(default_factory=list)
     blocks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    agreement: dict[str, tuple[int, int]] = field(default_factory=dict)
+    agreement: dict[str, Agreement] = field(default_factory=dict)
     joules: dict[str, float] = field(default_factory=dict)
     loads: list[LoadRow] = field(default_factory=list)
     images: list[LoadRow] = field(default_factory=list)
@@ -129,7 +130,8 @@ def _targets(story: Story) -> list[Metric]:
     found = []
     if story.engine == VLLM and story.blocks:
         found.append(THROUGHPUT.measured(measure.ratio(story.blocks[STATIC], story.blocks[VLLM]), detail=story.model))
-        found.append(PARITY.measured(measure.share(*story.agreement[VLLM]), detail=story.model))
+        agreement = story.agreement[VLLM]
+        found.append(PARITY.measured(measure.share(agreement.right, agreement.total), detail=story.model))
     row = _judged(story.loads, VLLM)
     if row and (first := tail(row.load, "ttft_ms")) and (each := tail(row.load, "tpot_ms")):
         found += [TTFT.measured(first, detail=story.model), TPOT.measured(each, detail=story.model)]
@@ -171,14 +173,15 @@ def _engines(story: Story) -> Table | None:
         agreed = story.agreement.get(row.engine)
         rows.append((row.engine, row.policy, rate, rate / base if rate and base else None, 100 * rate / bound if rate and bound else None,
                      100 * same / total if total else None,
-                     100 * agreed[0] / agreed[1] if agreed else None, story.joules.get(row.engine), len(row.seconds),
-                     _percent(row.client_busy), row.failed or "ok"))
+                     100 * agreed.right / agreed.total if agreed else None, float(f"{agreed.worst_nats:.3g}") if agreed else None,
+                     story.joules.get(row.engine), len(row.seconds), _percent(row.client_busy), row.failed or "ok"))
     if story.device == "cuda" and story.engine != VLLM:
-        rows.append((VLLM, None, None, None, None, None, None, None, 0, None, story.missed.get(THROUGHPUT.name, "did not run")))
+        rows.append((VLLM, None, None, None, None, None, None, None, None, 0, None, story.missed.get(THROUGHPUT.name, "did not run")))
     return Table("engines", plain_text(f"The same requests through every engine, {story.model}"), (
         Column("engine"), Column("batching"), Column("output", "tok/s"), Column("over static", "x"),
         Column("of the bandwidth bound", "%"), Column("identical to static", "%"), Column("within a tie of float32", "%"),
-        Column("energy of 1000 tokens", "J"), Column("blocks", "count"), Column("busiest client", "%"), Column("state")),
+        Column("worst token in nats"), Column("energy of 1000 tokens", "J"), Column("blocks", "count"),
+        Column("busiest client", "%"), Column("state")),
         tuple(rows), Chart("bars", "engine", "output"))
 
 

@@ -1,0 +1,67 @@
+"""benchmarks.serving: how its arms differ, what is kept of a load, and the table."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks.serving import ARMS, Seen, command_of, main, read, table, write
+from workloads import machine
+from workloads.week10_serving import processes
+from workloads.week10_serving.client import Load
+from workloads.week10_serving.engines import Agreement
+from workloads.week10_serving.goals import Served
+
+
+def load(count: int, first_s: float, errors: int = 0) -> Load:
+    """Ten requests a second, eleven tokens each, 5 ms a token; the last `errors` lost."""
+    due = [100.0 + i / 10 for i in range(count)]
+    lost = count - errors
+    return Load(tuple(Served(t, t, t + first_s, t + first_s + 0.05, 11, "lost" if i >= lost else "") for i, t in enumerate(due)), 0.25)
+
+
+def seen() -> list[Seen]:
+    arms = (("slow", 0.3), ("quick", 0.02))
+    return [Seen(arm, rate, load(100, first_s)) for _ in range(2) for arm, first_s in arms for rate in (0.0, 90.0)]
+
+
+AGREEMENT = {"quick": Agreement(4336, 4336, 0.12), "slow": Agreement(3400, 4336, 7.5)}
+
+
+def test_arms_differ_in_what_their_names_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda _: True)
+    commands = {name: command_of(arm, tmp_path, 1) for name, arm in ARMS.items()}
+    graphs = {name: json.loads(words[words.index("--compilation-config") + 1]) if "--compilation-config" in words else None
+              for name, words in commands.items()}
+    own, whole, alone, small = graphs.values()
+    assert own is None and whole == alone and min(whole["cudagraph_capture_sizes"]) > processes.GRAPH_REQUESTS
+    assert "cudagraph_capture_sizes" not in small and small["max_cudagraph_capture_size"] == max(whole["cudagraph_capture_sizes"])
+    assert ["--api-server-count" in words for words in commands.values()] == [True, True, False, True]
+
+
+def test_loads_are_read_as_written(tmp_path: Path) -> None:
+    write(tmp_path, machine.describe(), AGREEMENT, [*seen(), Seen("slow", 180.0, load(100, 0.3, errors=3))])
+    agreement, found = read(tmp_path / "serving.json.gz")
+    assert agreement == AGREEMENT and [one.load.errors for one in found] == [0] * 8 + [3]
+    assert table(agreement, found[:8]) == table(AGREEMENT, seen())
+
+
+def test_the_table_has_both_rounds_and_counts_from_when_a_request_was_due() -> None:
+    head, _, quick, slow = table(AGREEMENT, seen()).splitlines()
+    assert head == ("| engine | tokens within a tie of float32 | worst token, nats | requests/s from users "
+                    "| first token p95 at 90/s, ms | each token p95 at 90/s, ms |")
+    assert quick == "| quick | 4,336 of 4,336 | 0.12 | 10, 10 | 20, 20 | 5, 5 |"
+    assert slow == "| slow | 3,400 of 4,336 | 7.50 | 10, 10 | 300, 300 | 5, 5 |"
+
+
+def test_too_few_requests_have_no_tail() -> None:
+    assert table({"quick": AGREEMENT["quick"]}, [Seen("quick", 0.0, load(20, 0.02)), Seen("quick", 90.0, load(20, 0.02))]).endswith(
+        "| too few | too few |")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_without_a_gpu_it_says_what_to_do() -> None:
+    told = CliRunner().invoke(main, [])
+    assert told.exit_code == 2 and "add --smoke" in told.stderr
