@@ -37,18 +37,18 @@ LOAD_S = 5.0
 @dataclass(frozen=True, slots=True)
 class Arm:
     """How vLLM is started: tokens of a step that is one graph (0: as it does by itself), processes that write its streams, and
-    whether graphs may be as small as vLLM makes them, which `processes.graph_sizes` says to be wrong."""
+    whether graphs are recorded as vLLM would, which `processes.whole_graphs` says to be wrong."""
 
     graph_tokens: int
     api_servers: int
-    small_graphs: bool = False
+    careless: bool = False
 
 
 ARMS: Mapping[str, Arm] = {
     "vLLM's own graphs": Arm(0, TEXT_SERVERS),
     "one graph a step": Arm(TEXT_GRAPH_TOKENS, TEXT_SERVERS),
     "one graph a step, one API server": Arm(TEXT_GRAPH_TOKENS, 1),
-    "one graph a step, small ones too": Arm(TEXT_GRAPH_TOKENS, TEXT_SERVERS, small_graphs=True),
+    "one graph a step, recorded as vLLM would": Arm(TEXT_GRAPH_TOKENS, TEXT_SERVERS, careless=True),
 }
 RATES = (90.0, 180.0)  # requests a second
 
@@ -107,9 +107,10 @@ def command_of(arm: Arm, folder: Path, port: int) -> list[str]:
     """vLLM as week 10 starts it, but for what the arm changes. Raises NotInstalled."""
     command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True,
                                      api_servers=arm.api_servers, graph_tokens=arm.graph_tokens)
-    if arm.small_graphs:
+    if arm.careless:
         graphs = {"cudagraph_mode": "FULL", "max_cudagraph_capture_size": arm.graph_tokens}
         command[command.index("--compilation-config") + 1] = json.dumps(graphs)
+        command[command.index("--attention-config") + 1] = "{}"
     return command
 
 

@@ -35,9 +35,13 @@ def test_arms_differ_in_what_their_names_say(monkeypatch: pytest.MonkeyPatch, tm
     commands = {name: command_of(arm, tmp_path, 1) for name, arm in ARMS.items()}
     graphs = {name: json.loads(words[words.index("--compilation-config") + 1]) if "--compilation-config" in words else None
               for name, words in commands.items()}
-    own, whole, alone, small = graphs.values()
+    own, whole, alone, careless = graphs.values()
     assert own is None and whole == alone and min(whole["cudagraph_capture_sizes"]) > processes.GRAPH_REQUESTS
-    assert "cudagraph_capture_sizes" not in small and small["max_cudagraph_capture_size"] == max(whole["cudagraph_capture_sizes"])
+    assert careless == {"cudagraph_mode": "FULL", "max_cudagraph_capture_size": max(whole["cudagraph_capture_sizes"])}
+    splits = {name: json.loads(words[words.index("--attention-config") + 1]) if "--attention-config" in words else None
+              for name, words in commands.items()}
+    unsplit = {"flash_attn_max_num_splits_for_cuda_graph": 1}
+    assert list(splits.values()) == [None, unsplit, unsplit, {}]
     assert ["--api-server-count" in words for words in commands.values()] == [True, True, False, True]
 
 

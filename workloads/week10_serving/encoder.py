@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).with_name("model_repository")
 SERVER = Path(sys.prefix) / "tritonserver"
 AMONG = Path(sysconfig.get_path("purelib"))
 INSTALL = f"pip install --no-deps --target {SERVER.name} nvidia-pytriton==0.7.0, with {SERVER.name} in the virtual environment"
-FULL, TINY = "vit_base_patch16_224", "vit_tiny_patch16_224"
+FULL, TINY = "vit_base_patch16_224", "test_efficientnet"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

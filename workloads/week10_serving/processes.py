@@ -143,16 +143,24 @@ def module(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "workloads.week10_serving", *arguments]
 
 
-def graph_sizes(most_tokens: int) -> list[int]:
-    """Tokens of the CUDA graphs that hold a whole step of vLLM, up to `most_tokens`; none of at most GRAPH_REQUESTS, so that a step
-    of few tokens is padded.
+def whole_graphs(most_tokens: int) -> list[str]:
+    """What tells vLLM to record each step, of up to `most_tokens`, as one CUDA graph: prompts in it or not.
 
-    By its source vLLM 0.25.1 records such a small graph with one token for each request. Then FlashAttention 3 leaves the causal
-    mask out, where heads are up to 64 wide, for one token needs none; and in every step that replays it, prompts see their own
-    future. A fifth of the tokens that SmolLM2 then writes are wrong. With more tokens than requests one has several, and the mask stays.
+    A graph of N tokens is recorded with N tokens spread evenly over the requests and replayed for any mixture, and FlashAttention 3
+    fixes two things by the most tokens that one request had. By the sources (vLLM 0.25.1's v1/worker/gpu/cudagraph_utils.py, and
+    flash_api.cpp and flash_fwd_combine_launch_template.h in the hopper folder of its FlashAttention):
+
+    - One token a request needs no causal mask, and with heads up to 64 wide it is left out: a prompt in a step that replays such a
+      graph sees its own future, and a fifth of the tokens that SmolLM2 then writes are wrong. So no graph has as few tokens as
+      requests; smaller steps are padded.
+    - Where keys are split among blocks, the kernel that adds up the parts has rows for so many tokens of a request and no more, and
+      the rest of a prompt stays as it was in memory. So nothing is split, which only long contexts of few requests would gain by.
     """
-    return [*(size for size in (*range(GRAPH_REQUESTS + 16, 512, 16), *range(512, 1024, 64), *range(1024, most_tokens, 128))
-              if size < most_tokens), most_tokens]
+    sizes = (*range(GRAPH_REQUESTS + 16, 512, 16), *range(512, 1024, 64), *range(1024, most_tokens, 128))
+    graphs = {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": [*(size for size in sizes if size < most_tokens), most_tokens]}
+    return ["--max-num-seqs", str(GRAPH_REQUESTS), "--max-num-batched-tokens", str(most_tokens),
+            "--compilation-config", json.dumps(graphs),
+            "--attention-config", json.dumps({"flash_attn_max_num_splits_for_cuda_graph": 1})]
 
 
 def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: int, cache_bytes: int | None = None,
@@ -165,9 +173,9 @@ def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: i
     writes the streams of its connections, for one is one Python.
 
     With `graph_tokens` a step has at most so many tokens, of at most GRAPH_REQUESTS requests; longer prompts come in chunks, and each
-    step is one CUDA graph. By itself vLLM has that for steps that only decode; one with prompts in it is launched piece by piece
-    from Python, layer after layer, and with a small model that is most of its time. It takes FlashAttention 3 (Hopper); elsewhere
-    vLLM goes back to its own choice, and says so in its log (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
+    step is one CUDA graph (`whole_graphs`). By itself vLLM has that for steps that only decode; one with prompts in it is launched
+    piece by piece from Python, layer after layer, and with a small model that is most of its time. It takes FlashAttention 3
+    (Hopper); elsewhere vLLM goes back to its own choice, and says so in its log (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
     """
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalled("vLLM is not installed: pip install '.[serving]'")
@@ -175,10 +183,9 @@ def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: i
             sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder),
             "--served-model-name", "engine", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
             "--gpu-memory-utilization", f"{memory_share:.2f}", "--max-model-len", str(most_tokens),
-            "--max-num-seqs", str(GRAPH_REQUESTS if graph_tokens else 512), "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
+            "--no-enable-prefix-caching", "--disable-uvicorn-access-log",
+            *(whole_graphs(graph_tokens) if graph_tokens else ["--max-num-seqs", "512"]),
             *(["--api-server-count", str(api_servers)] if api_servers > 1 else []),
-            *(["--max-num-batched-tokens", str(graph_tokens), "--compilation-config",
-               json.dumps({"cudagraph_mode": "FULL", "cudagraph_capture_sizes": graph_sizes(graph_tokens)})] if graph_tokens else []),
             *(["--kv-cache-memory-bytes", str(cache_bytes)] if cache_bytes else []),
             *(["--generation-config", "vllm"] if neutral else []),
             *(["--load-format", "dummy", "--skip-tokenizer-init"] if random_weights else [])]

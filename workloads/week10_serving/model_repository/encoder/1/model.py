@@ -36,7 +36,9 @@ class TritonPythonModel:
         self.graphs = {}
         if self.device != "cpu":
             self.images = torch.zeros(BUCKETS[-1], 224, 224, 3, dtype=torch.uint8, pin_memory=True)
-            self.vectors = torch.zeros(BUCKETS[-1], network.num_features, pin_memory=True)
+            with torch.inference_mode():
+                width = self.encoded(self.images[:1].to(self.device)).shape[1]
+            self.vectors = torch.zeros(BUCKETS[-1], width, pin_memory=True)
             self.graphs = {size: self.recorded(size) for size in BUCKETS}
 
     def encoded(self, images):
