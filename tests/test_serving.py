@@ -38,10 +38,8 @@ def test_arms_differ_in_what_their_names_say(monkeypatch: pytest.MonkeyPatch, tm
     own, whole, alone, careless = graphs.values()
     assert own is None and whole == alone and min(whole["cudagraph_capture_sizes"]) > processes.GRAPH_REQUESTS
     assert careless == {"cudagraph_mode": "FULL", "max_cudagraph_capture_size": max(whole["cudagraph_capture_sizes"])}
-    splits = {name: json.loads(words[words.index("--attention-config") + 1]) if "--attention-config" in words else None
-              for name, words in commands.items()}
-    unsplit = {"flash_attn_max_num_splits_for_cuda_graph": 1}
-    assert list(splits.values()) == [None, unsplit, unsplit, {}]
+    kernels = [words[words.index("--attention-backend") + 1] if "--attention-backend" in words else None for words in commands.values()]
+    assert kernels == [None, "TRITON_ATTN", "TRITON_ATTN", "FLASH_ATTN"]
     assert ["--api-server-count" in words for words in commands.values()] == [True, True, False, True]
 
 

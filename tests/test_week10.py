@@ -222,11 +222,11 @@ def test_vllm_is_told_what_the_comparison_needs(monkeypatch: pytest.MonkeyPatch,
     graphs = json.loads(whole[whole.index("--compilation-config") + 1])
     assert graphs["cudagraph_mode"] == "FULL" and whole[whole.index("--max-num-seqs") + 1] == str(processes.GRAPH_REQUESTS)
     sizes = graphs["cudagraph_capture_sizes"]
-    assert sizes == sorted(set(sizes)) and sizes[-1] == 1024 and sizes[0] > processes.GRAPH_REQUESTS, "else a prompt sees its future"
-    assert json.loads(whole[whole.index("--attention-config") + 1]) == {"flash_attn_max_num_splits_for_cuda_graph": 1}
+    assert sizes == sorted(set(sizes)) and sizes[-1] == 1024 and sizes[0] > processes.GRAPH_REQUESTS
+    assert whole[whole.index("--attention-backend") + 1] == "TRITON_ATTN", "FlashAttention 3 would let a prompt see its future"
     served = processes.vllm_command(tmp_path, 1, memory_share=0.8, most_tokens=2048)
     assert not {"--api-server-count", "--kv-cache-memory-bytes", "--generation-config", "--load-format",
-                "--compilation-config", "--attention-config", "--max-num-batched-tokens"} & set(served)
+                "--compilation-config", "--attention-backend", "--max-num-batched-tokens"} & set(served)
     engines.LLAMA_8B.save_pretrained(tmp_path)  # without an architecture vLLM takes it for a model of embeddings
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 

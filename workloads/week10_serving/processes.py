@@ -146,21 +146,20 @@ def module(*arguments: str) -> list[str]:
 def whole_graphs(most_tokens: int) -> list[str]:
     """What tells vLLM to record each step, of up to `most_tokens`, as one CUDA graph: prompts in it or not.
 
-    A graph of N tokens is recorded with N tokens spread evenly over the requests and replayed for any mixture, and FlashAttention 3
-    fixes two things by the most tokens that one request had. By the sources (vLLM 0.25.1's v1/worker/gpu/cudagraph_utils.py, and
-    flash_api.cpp and flash_fwd_combine_launch_template.h in the hopper folder of its FlashAttention):
+    vLLM records a graph of N tokens with N tokens spread evenly over the requests, and replays it for any mixture of prompts and decoding.
+    Its Triton kernel bears that: it looks up in the step's own tensors which token belongs to whom. It has a second form for steps
+    without prompts, which a graph would fix as well, so no graph has as few tokens as requests, and smaller steps are padded.
 
-    - One token a request needs no causal mask, and with heads up to 64 wide it is left out: a prompt in a step that replays such a
-      graph sees its own future, and a fifth of the tokens that SmolLM2 then writes are wrong. So no graph has as few tokens as
-      requests; smaller steps are padded.
-    - Where keys are split among blocks, the kernel that adds up the parts has rows for so many tokens of a request and no more, and
-      the rest of a prompt stays as it was in memory. So nothing is split, which only long contexts of few requests would gain by.
+    FlashAttention 3, vLLM's own choice on Hopper, does not bear it for heads of up to 64 or beyond 128. By the sources (vLLM 0.25.1's
+    v1/worker/gpu/cudagraph_utils.py, and flash_api.cpp and flash_fwd_combine_launch_template.h in the hopper folder of its
+    FlashAttention) the most tokens that one request had, one in small graphs, decide at recording about the causal mask, about how
+    many rows of split keys are added up, and about the layout of the plan that the host makes for each step anew. Without the mask
+    a prompt sees its own future, and a fifth of the tokens that SmolLM2 then writes are wrong.
     """
     sizes = (*range(GRAPH_REQUESTS + 16, 512, 16), *range(512, 1024, 64), *range(1024, most_tokens, 128))
     graphs = {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": [*(size for size in sizes if size < most_tokens), most_tokens]}
-    return ["--max-num-seqs", str(GRAPH_REQUESTS), "--max-num-batched-tokens", str(most_tokens),
-            "--compilation-config", json.dumps(graphs),
-            "--attention-config", json.dumps({"flash_attn_max_num_splits_for_cuda_graph": 1})]
+    return ["--max-num-seqs", str(GRAPH_REQUESTS), "--max-num-batched-tokens", str(most_tokens), "--attention-backend", "TRITON_ATTN",
+            "--compilation-config", json.dumps(graphs)]
 
 
 def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: int, cache_bytes: int | None = None,
@@ -174,8 +173,8 @@ def vllm_command(folder: Path, port: int, *, memory_share: float, most_tokens: i
 
     With `graph_tokens` a step has at most so many tokens, of at most GRAPH_REQUESTS requests; longer prompts come in chunks, and each
     step is one CUDA graph (`whole_graphs`). By itself vLLM has that for steps that only decode; one with prompts in it is launched
-    piece by piece from Python, layer after layer, and with a small model that is most of its time. It takes FlashAttention 3
-    (Hopper); elsewhere vLLM goes back to its own choice, and says so in its log (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
+    piece by piece from Python, layer after layer, and with a small model that is most of its time
+    (https://docs.vllm.ai/en/latest/design/cuda_graphs/).
     """
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalled("vLLM is not installed: pip install '.[serving]'")
