@@ -145,7 +145,7 @@ def _loads(clients: Clients, url: str, arm: str, vocabulary: int, seed: int, *, 
               help="Where serving.json.gz with every request goes.")
 @click.option("--smoke", is_flag=True, help="Tiny, on the CPU, with transformers' engine as every arm. The figures mean nothing.")
 def main(out: Path | None, smoke: bool) -> None:
-    """vLLM's own CUDA graphs beside one graph a step, under the same load. Some five minutes on a GPU."""
+    """vLLM's own CUDA graphs beside one graph a step, under the same load. Some six minutes on a GPU."""
     if not smoke and not torch.cuda.is_available():
         raise click.UsageError("no CUDA GPU here: add --smoke for the tiny CPU version, or run this on a GPU machine")
     here = machine.describe()

@@ -122,7 +122,7 @@ def continuous(model: Any, requests: Sequence[Ask]) -> list[Tokens]:
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """Of `total` tokens `right` are as good as the reference's best; the worst of all is `worst_nats` below it. A tie that rounding
-    decides is some tenths of a nat; a token from an engine that computes something else is nats away."""
+    decides is some tenths of a nat; a token from an engine that computes something else may be nats away."""
 
     right: int = 0
     total: int = 0
