@@ -25,7 +25,7 @@ from workloads.spec import Estimate, Machine
 from workloads.week10_serving import client, engines, processes, story
 from workloads.week10_serving.client import Clients, Load, bodies_of
 from workloads.week10_serving.engines import Agreement
-from workloads.week10_serving.run import CHECKED_A_SECOND, FULL, SMOKE, TEXT_CACHE_BYTES, TEXT_GRAPH_TOKENS, TEXT_SERVERS, ask_all
+from workloads.week10_serving.run import FULL, SMOKE, TEXT_GRAPH_TOKENS, TEXT_SERVERS, ask_all, text_command, worse_agreement
 from workloads.week10_serving.traffic import arrivals, asks
 
 READY_S = 300.0
@@ -105,8 +105,7 @@ def write(out: Path, here: Machine, agreement: Mapping[str, Agreement], seen: Se
 
 def command_of(arm: Arm, folder: Path, port: int) -> list[str]:
     """vLLM as week 10 starts it, but for what the arm changes. Raises NotInstalled."""
-    command = processes.vllm_command(folder, port, memory_share=0.1, most_tokens=2048, cache_bytes=TEXT_CACHE_BYTES, neutral=True,
-                                     api_servers=arm.api_servers, graph_tokens=arm.graph_tokens)
+    command = text_command(folder, port, api_servers=arm.api_servers, graph_tokens=arm.graph_tokens)
     if arm.careless:
         graphs = {"cudagraph_mode": "FULL", "max_cudagraph_capture_size": arm.graph_tokens}
         command[command.index("--compilation-config") + 1] = json.dumps(graphs)
@@ -115,14 +114,13 @@ def command_of(arm: Arm, folder: Path, port: int) -> list[str]:
 
 
 def _checked(folder: Path, urls: Mapping[str, str], vocabulary: int, *, smoke: bool) -> dict[str, Agreement]:
-    """Of each arm's answers, at once and as they arrive, how many tokens are as good as the float32 model's best."""
+    """How many tokens of each arm's answers are as good as the float32 model's best."""
     sizes = SMOKE if smoke else FULL
     requests = asks(sizes.checked, sizes.lengths, vocabulary, 0)
     reference = engines.load(folder, "cpu" if smoke else "cuda", torch.float32)
     found = {}
     for name, url in urls.items():
-        found[name] = engines.agreeing(reference, [*requests, *requests], [
-            *ask_all(url, requests), *ask_all(url, requests, arrivals(CHECKED_A_SECOND, len(requests), 0))])
+        found[name] = worse_agreement(reference, url, requests, ask_all(url, requests), 0)
         click.echo(f"{name}: {found[name].right} of {found[name].total} tokens are right", err=True)
     return found
 

@@ -158,6 +158,22 @@ def test_agreement_counts_ties_and_no_more(model: Any) -> None:
     worst = engines.agreeing(model, [single], [(int(logits.argmin()),)])
     assert (worst.right, worst.worst_nats) == (0, pytest.approx(float(logits.max() - logits.min())))
     assert missed + worst == worst + missed == Agreement(0, 2, worst.worst_nats)
+    assert (Agreement(3, 4).share, Agreement().share) == (0.75, 1.0)
+
+
+def test_of_answers_at_once_and_as_they_arrive_the_worse_counts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = asks(3, LENGTHS, engines.TINY.vocab_size, seed=1)
+    right = [by_hand(model, ask) for ask in requests]
+    wrong = [right[0], right[1], tuple((token + 1) % engines.TINY.vocab_size for token in right[2])]
+    spoiled = engines.agreeing(model, requests, wrong)
+    assert spoiled.right < spoiled.total
+    for at_once, arriving in ((right, wrong), (wrong, right)):
+        def ask_all(_: str, __: object, due: tuple[float, ...], answers: list[Any] = arriving) -> list[Any]:
+            assert len(due) == 3 and due[0] > 0 and due == tuple(sorted(due))
+            return answers
+
+        monkeypatch.setattr(run, "ask_all", ask_all)
+        assert run.worse_agreement(model, "http://127.0.0.1:9", requests, at_once, 0) == spoiled
     assert engines.identical([(1, 2, 3)], [(1, 5, 3)]) == (2, 3)
 
 
@@ -384,6 +400,12 @@ def test_vllm_is_judged_and_another_engine_is_never_scored_under_its_name() -> N
     assert mine.not_measured == () and {table.name for table in mine.tables} == {"engines", "latency", "images", "shaped"}
     ratio, first = mine.metric("throughput_ratio"), mine.metric("ttft_p95")
     assert ratio and first and (ratio.estimate.value, first.estimate.value) == (6.0, pytest.approx(50.0))
+    wrong = story_of(VLLM)
+    wrong.agreement = {VLLM: Agreement(980, 1000, 4.0)}
+    parity = observed(wrong).metric("parity")
+    assert parity and parity.estimate.value == 0.98
+    hang = {target.name for target in week.targets if target.proof == "parity"}
+    assert hang == {"throughput_ratio", "ttft_p95", "tpot_p95"}, "wrong answers are not judged for speed"
     other = story_of(CONTINUOUS)
     other.miss("vLLM is not installed: pip install '.[serving]'", *run.OF_VLLM)
     told = observed(other)
@@ -736,7 +758,10 @@ def test_the_load_counts_tokens_and_a_short_answer_is_an_error(box: dict[str, st
     assert all(one.due <= one.sent <= one.first <= one.last for one in load.answered)
     with ThreadPoolExecutor(1) as aside:  # an event loop of its own, which a thread with a browser has already
         answers = aside.submit(run.ask_all, box["engine"], requests).result()
-    assert answers == [by_hand(model, ask) for ask in requests]
+        began = time.monotonic()
+        arriving = aside.submit(run.ask_all, box["engine"], requests, [0.0, 0.1, 0.2, 1.0]).result()
+    assert time.monotonic() - began >= 1.0, "the last is asked when it is due"
+    assert answers == arriving == [by_hand(model, ask) for ask in requests]
 
 
 def test_up_says_in_one_line_what_is_missing(tiny: Path) -> None:

@@ -128,6 +128,10 @@ class Agreement:
     total: int = 0
     worst_nats: float = 0.0
 
+    @property
+    def share(self) -> float:
+        return self.right / self.total if self.total else 1.0
+
     def __add__(self, other: Agreement) -> Agreement:
         return Agreement(self.right + other.right, self.total + other.total, max(self.worst_nats, other.worst_nats))
 

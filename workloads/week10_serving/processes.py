@@ -147,14 +147,15 @@ def whole_graphs(most_tokens: int) -> list[str]:
     """What tells vLLM to record each step, of up to `most_tokens`, as one CUDA graph: prompts in it or not.
 
     vLLM records a graph of N tokens with N tokens spread evenly over the requests, and replays it for any mixture of prompts and decoding.
-    Its Triton kernel bears that: it looks up in the step's own tensors which token belongs to whom. It has a second form for steps
+    What follows is by the sources: vLLM 0.25.1's v1/worker/gpu/cudagraph_utils.py and v1/attention/ops/triton_unified_attention.py, and
+    flash_api.cpp and flash_fwd_combine_launch_template.h in the hopper folder of its FlashAttention.
+
+    vLLM's Triton kernel bears it: it looks up in the step's own tensors which token belongs to whom. It has a second form for steps
     without prompts, which a graph would fix as well, so no graph has as few tokens as requests, and smaller steps are padded.
 
-    FlashAttention 3, vLLM's own choice on Hopper, does not bear it for heads of up to 64 or beyond 128. By the sources (vLLM 0.25.1's
-    v1/worker/gpu/cudagraph_utils.py, and flash_api.cpp and flash_fwd_combine_launch_template.h in the hopper folder of its
-    FlashAttention) the most tokens that one request had, one in small graphs, decide at recording about the causal mask, about how
-    many rows of split keys are added up, and about the layout of the plan that the host makes for each step anew. Without the mask
-    a prompt sees its own future, and a fifth of the tokens that SmolLM2 then writes are wrong.
+    FlashAttention 3, vLLM's own choice on Hopper, does not: the most tokens that one request had, one in small graphs, decide at
+    recording whether the causal mask is left out (heads up to 64 or beyond 128 wide), how many rows of split keys are added up, and
+    how the plan that is made for each step anew is laid out. Without the mask a prompt sees its own future.
     """
     sizes = (*range(GRAPH_REQUESTS + 16, 512, 16), *range(512, 1024, 64), *range(1024, most_tokens, 128))
     graphs = {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": [*(size for size in sizes if size < most_tokens), most_tokens]}

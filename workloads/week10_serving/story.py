@@ -173,7 +173,7 @@ def _engines(story: Story) -> Table | None:
         agreed = story.agreement.get(row.engine)
         rows.append((row.engine, row.policy, rate, rate / base if rate and base else None, 100 * rate / bound if rate and bound else None,
                      100 * same / total if total else None,
-                     100 * agreed.right / agreed.total if agreed else None, float(f"{agreed.worst_nats:.3g}") if agreed else None,
+                     100 * agreed.share if agreed else None, float(f"{agreed.worst_nats:.3g}") if agreed else None,
                      story.joules.get(row.engine), len(row.seconds), _percent(row.client_busy), row.failed or "ok"))
     if story.device == "cuda" and story.engine != VLLM:
         rows.append((VLLM, None, None, None, None, None, None, None, None, 0, None, story.missed.get(THROUGHPUT.name, "did not run")))
