@@ -7,7 +7,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from matplotlib.axes import Axes
@@ -33,6 +33,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "ooo")
 DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.5)))
+DOTS: Dash = (0, (1, 3))  # from the end of a line to its name across other lines, where nothing was measured
 INK, FAINT, GRID, PAPER, BAND = "#24292f", "#57606a", "#d8dee4", "#ffffff", "#deedf5"
 # A trend's runs by their role: colour, marker, and whether it is filled.
 TREND_MARKS = {"before": (FAINT, "o", False), "past": (COLOURS[0], "o", True), "first": (COLOURS[1], "s", False),
@@ -163,6 +164,8 @@ def _lines(axes: Axes, table: Table, chart: Chart, marks: Sequence[float]) -> li
         shown = [(x, y) for x in xs if (y := points[x].y) is not None]
         if shown:
             labels.append(Label(name, shown[-1][1], colour, shown[-1][0], dash))
+    last = max((label.x for label in labels if label.x is not None), default=0.0)
+    labels = [label if label.x == last else replace(label, dash=DOTS) for label in labels]
     if chart.log_x:
         axes.set_xscale("log", base=2)
     ticks = sorted({x for points in drawn.values() for x in points})

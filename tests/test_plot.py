@@ -100,6 +100,15 @@ def test_a_gap_breaks_the_line():
     assert painted(draw(table(chart, broken)), COLOURS[0]) == pytest.approx(painted(draw(table(chart, whole)), COLOURS[0]) / 2, rel=0.2)
 
 
+@pytest.mark.parametrize(("ends", "least", "most"), [(1, 0.2, 0.7), (4, 1.0, 1.0)])
+def test_what_leads_from_a_line_that_ends_early_to_its_name_is_dotted(ends: int, least: float, most: float):
+    rows: tuple[tuple[Cell, ...], ...] = (*(("long", None, x, 1.0, None, None) for x in (1, 4)),
+                                          *(("short", None, x, 2.0, None, None) for x in {1, ends}))
+    red, _, blue = np.moveaxis(pixels(draw(table(Chart("lines", "size", "time", "arm"), rows)))[:, WIDTH_PX // 4 : WIDTH_PX // 2], -1, 0)
+    orange = (red.astype(int) - blue > 40).any(axis=0)  # of each column of pixels between the points
+    assert least <= orange.mean() <= most
+
+
 def test_numbers_under_an_axis_do_not_run_into_each_other():
     rates = [3e-4, 5.8e-4, 1e-3, 1.7e-3, 3e-3, 5.2e-3, 1e-2, 1e-1, 1.0]
     assert _with_room(rates, math.log) == [3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0]
