@@ -1,18 +1,21 @@
 """benchmarks.serving: how its arms differ, what is kept of a load, and the table."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks.serving import ARMS, Seen, command_of, main, read, table, write
+from benchmarks.serving import ARMS, RATES, ROUNDS, Seen, command_of, main, read, sustained, table, write
 from workloads import machine
-from workloads.week10_serving import processes
+from workloads.week10_serving import PARITY, processes
 from workloads.week10_serving.client import Load
 from workloads.week10_serving.engines import Agreement
 from workloads.week10_serving.goals import Served
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def load(count: int, first_s: float, errors: int = 0) -> Load:
@@ -67,3 +70,16 @@ def test_too_few_requests_have_no_tail() -> None:
 def test_without_a_gpu_it_says_what_to_do() -> None:
     told = CliRunner().invoke(main, [])
     assert told.exit_code == 2 and "add --smoke" in told.stderr
+
+
+def test_on_a_gpu_whole_graphs_were_quick_and_right_and_with_flash_attention_3_quick_and_wrong() -> None:
+    """The loads on an H200, kept as evidence: what the pages say is held against them."""
+    agreement, found = read(BENCHMARKS / "results" / "serving-h200.json.gz")
+    own, whole, alone, careless = ARMS
+    assert [agreement[arm].right == agreement[arm].total for arm in (own, whole, alone)] == [True] * 3
+    assert agreement[careless].share < PARITY.bound and agreement[careless].worst_nats > 10
+    assert Counter((one.arm, one.rate) for one in found) == {(arm, rate): ROUNDS for arm in ARMS for rate in (0.0, *RATES)}
+    assert not sum(one.load.errors for one in found)
+    rates = {arm: [sustained(one.load) for one in found if one.arm == arm and not one.rate] for arm in ARMS}
+    assert min(rates[whole]) > 1.75 * max(rates[own]) and min(rates[whole]) > 1.3 * max(rates[alone])
+    assert table(agreement, found) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")

@@ -155,7 +155,8 @@ def whole_graphs(most_tokens: int) -> list[str]:
 
     FlashAttention 3, vLLM's own choice on Hopper, does not: the most tokens that one request had, one in small graphs, decide at
     recording whether the causal mask is left out (heads up to 64 or beyond 128 wide), how many rows of split keys are added up, and
-    how the plan that is made for each step anew is laid out. Without the mask a prompt sees its own future.
+    how the plan that is made for each step anew is laid out. Without the mask a prompt sees its own future; benchmarks/serving.py
+    shows how many tokens are wrong then.
     """
     sizes = (*range(GRAPH_REQUESTS + 16, 512, 16), *range(512, 1024, 64), *range(1024, most_tokens, 128))
     graphs = {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": [*(size for size in sizes if size < most_tokens), most_tokens]}
