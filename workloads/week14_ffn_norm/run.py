@@ -1,7 +1,7 @@
 """Week 14's measurement: eight arms over a grid of learning rates and paired seeds, then latency, norm kernels and the loop's speed.
 
 What to expect, and the margins, are in the package's docstring. Order: the text, the ceilings, training speed beside transformers'
-Trainer, latency of the judged pair, the norm kernels, and last, with all the time that is left, the trainings: a third of it for
+Trainer, latency of the judged pair, the norm kernels, and last, with all the time that is left, the trainings: a quarter of it for
 short ones, each arm over the whole grid and at two rates beside its best one, and the rest for long ones at that best rate, with
 all seeds. Of each kind all have the same number of steps, and for the same seed the same tokens in the same order. The arms are
 small, so their steps are recorded as CUDA graphs. What cannot run, or does not fit in memory, is a row that says why.
@@ -36,7 +36,7 @@ ARMS = (BASELINE, Arm("gelu", "rmsnorm"), Arm("swiglu", "layernorm"), CANDIDATE,
 PAIR = (BASELINE, CANDIDATE)
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)  # the last diverges, or the grid would not show where arms break
 BESIDE = (3**-0.5, 3**0.5)  # times the grid's best rate, half-way to its neighbours: two rates more for each arm
-SWEEP_SHARE = 1 / 3  # of the time for trainings
+SWEEP_SHARE = 1 / 4  # of the time for trainings
 WARMUP, LEAST_WARMUP = 0.1, 50  # share of the steps, and steps, where they are no more than a quarter
 SPARE = 0.05  # of a budget, for a GPU that is slower when it is warm
 # Published, and not measured here: modded-nanogpt's readme, June 2026: under 400M tokens in about 84 s on 8 H100, 124M parameters.
@@ -77,7 +77,7 @@ class Sizes:
 
 FULL_SIZES = Sizes(
     Config(width=384, layers=4, trained_length=512), Config(), Config(width=1024, layers=8, heads=8), batch=32, large_batch=32,
-    prefill_batch=8, grid=GRID, seeds=3, pair_seeds=8, end_s=460.0, trainings_s=300.0, most_steps=6000, least_steps=100, held_out=256,
+    prefill_batch=8, grid=GRID, seeds=3, pair_seeds=12, end_s=535.0, trainings_s=390.0, most_steps=6000, least_steps=100, held_out=256,
     most_bytes=12_000_000, norm_shape=(65_536, 1024), blocks=30, block_ms=20.0, warmup_s=1.0, pace_steps=30, peer_steps=(10, 40),
     peer_repeats=2)
 SMOKE_SIZES = Sizes(
