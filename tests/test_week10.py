@@ -29,7 +29,6 @@ import pytest
 import torch
 import uvicorn
 import yaml
-from click.testing import CliRunner
 from PIL import Image
 
 from workloads import checkpoint, measure
@@ -37,7 +36,6 @@ from workloads.checkpoint import NoCheckpoint
 from workloads.spec import Column, Context, Metric, check_kept, discover
 from workloads.week10_serving import REQUESTS, compiled, encoder, engines, infer, processes, run
 from workloads.week10_serving.__main__ import gateway as gateway_command
-from workloads.week10_serving.__main__ import main as box_command
 from workloads.week10_serving.client import Clients, Load, bodies_of, drive, pixels_of
 from workloads.week10_serving.engines import Agreement
 from workloads.week10_serving.gateway import Gateway, Limits
@@ -766,32 +764,11 @@ def test_the_load_counts_tokens_and_a_short_answer_is_an_error(box: dict[str, st
     assert answers == arriving == [by_hand(model, ask) for ask in requests]
 
 
-def test_up_says_in_one_line_what_is_missing(tiny: Path, tmp_path: Path) -> None:
+def test_up_says_in_one_line_what_is_missing(tiny: Path) -> None:
     done = subprocess.run([*processes.module("up", "--model", str(tiny))], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, "Error: vLLM is not installed: pip install '.[serving]'\n")
     gone = subprocess.run([*processes.module("up", "--model", "/nowhere")], capture_output=True, text=True, timeout=60, check=False)
     assert gone.returncode == 2 and "does not exist" in gone.stderr.splitlines()[-1]
-    empty = subprocess.run([*processes.module("up", "--model", str(tmp_path))], capture_output=True, text=True, timeout=60, check=False)
-    assert (empty.returncode, empty.stderr) == (
-        1, "Error: --model: no folder with a readable config.json, as save_pretrained leaves one\n")
-
-
-@pytest.mark.parametrize(("said", "taken"), [({"max_position_embeddings": 2048}, 2048), ({"max_position_embeddings": 131_072}, 8192),
-                                             ({}, 8192)])
-def test_up_asks_vllm_for_no_more_tokens_than_the_model_reads(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, int], taken: int) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 64, **said}))
-    (tmp_path / "model.safetensors").touch()
-    asked = []
-
-    def command(*_: object, most_tokens: int, **__: object) -> list[str]:
-        asked.append(most_tokens)
-        raise processes.NotInstalled("no vLLM")
-
-    monkeypatch.setattr(processes, "vllm_command", command)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the test process keeps its own
-    told = CliRunner().invoke(box_command, ["up", "--model", str(tmp_path)])
-    assert (told.stderr, asked) == ("Error: no vLLM\n", [taken])
 
 
 def test_a_process_that_ends_or_never_gets_ready_is_one_line(tmp_path: Path) -> None:

@@ -26,21 +26,16 @@ def named(variable: str) -> Path | None:
     said = os.environ.get(variable, "").strip()
     if not said:
         return None
-    config_of(Path(said), variable)
-    return Path(said)
-
-
-def config_of(folder: Path, named_by: str) -> dict[str, Any]:
-    """The config.json of the checkpoint in `folder`, which `named_by` names. Raises NoCheckpoint where there is none."""
+    folder = Path(said)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise NoCheckpoint(f"{named_by}: no folder with a readable config.json, as save_pretrained leaves one") from None
+        raise NoCheckpoint(f"{variable}: no folder with a readable config.json, as save_pretrained leaves one") from None
     if not isinstance(config, dict) or "vocab_size" not in config:
-        raise NoCheckpoint(f"{named_by}: its config.json has no vocab_size, so it is no language model")
+        raise NoCheckpoint(f"{variable}: its config.json has no vocab_size, so it is no language model")
     if not any(folder.glob("*.safetensors")):
-        raise NoCheckpoint(f"{named_by}: the folder holds no .safetensors file")
-    return config
+        raise NoCheckpoint(f"{variable}: the folder holds no .safetensors file")
+    return folder
 
 
 def save_smollm2(folder: Path) -> Path:

@@ -12,13 +12,11 @@ from typing import Literal
 
 import click
 
-from workloads import checkpoint
 from workloads.week10_serving import processes
 from workloads.week10_serving.processes import NotInstalled, NotStarted
 
 READY_S = 600.0
 DRAIN_S = 30
-MOST_TOKENS = 8192  # of a request to `up`'s vLLM, prompt and answer; fewer where the model reads fewer
 
 
 @click.group()
@@ -107,9 +105,8 @@ def up(model: Path, engine: str, device: str, encoder: str, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="serving-") as scratch, contextlib.ExitStack() as stack:
         try:
             at = Path(scratch)
-            reads = checkpoint.config_of(model, "--model").get("max_position_embeddings", MOST_TOKENS)
             engine_command = (
-                processes.vllm_command(model, engine_port, memory_share=0.8, most_tokens=min(reads, MOST_TOKENS)) if engine == "vllm" else
+                processes.vllm_command(model, engine_port, memory_share=0.8, most_tokens=8192) if engine == "vllm" else
                 processes.module("llm", str(model), "--device", device, "--port", str(engine_port)))
             encoder_command = triton.command(triton.copied(at / "models", encoder), at, ports)
             engine_url, encoder_url = (f"http://127.0.0.1:{number}" for number in (engine_port, ports.http))
@@ -128,7 +125,7 @@ def up(model: Path, engine: str, device: str, encoder: str, port: int) -> None:
                     if service.process.poll() is not None:
                         raise NotStarted(f"{service.name} ended with {service.process.returncode}: {service.tail()}")
                 time.sleep(0.2)
-        except (checkpoint.NoCheckpoint, NotInstalled, NotStarted) as error:
+        except (NotInstalled, NotStarted) as error:
             raise click.ClickException(str(error)) from None
 
 
