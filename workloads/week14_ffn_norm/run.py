@@ -34,7 +34,7 @@ from workloads.week14_ffn_norm.kernels import FusedAddRMSNorm, FusedRMSNorm
 ARMS = (BASELINE, Arm("gelu", "rmsnorm"), Arm("swiglu", "layernorm"), CANDIDATE, Arm("geglu", "layernorm"), Arm("geglu", "rmsnorm"),
         Arm("relu2", "layernorm"), Arm("relu2", "rmsnorm"))
 PAIR = (BASELINE, CANDIDATE)
-GRID = (3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)  # the last diverges, or the grid would not show where arms break
+GRID = (3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)  # to far beyond where arms learn; at the last some may diverge
 BESIDE = (3**-0.5, 3**0.5)  # times the grid's best rate, half-way to its neighbours: two rates more for each arm
 SWEEP_SHARE = 1 / 4  # of the time for trainings
 WARMUP, LEAST_WARMUP = 0.1, 50  # share of the steps, and steps, where they are no more than a quarter
